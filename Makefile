@@ -1,0 +1,63 @@
+# For work on pyloop itself, in the virtual environment .venv:
+#
+#   make build   the extension, in place, where a source changed
+#   make test    the test suite            (ARGS="-k channel -x" for pytest)
+#   make asan    the suite under AddressSanitizer and UBSan
+#   make ci      all that CI does, in copies of the checkout
+#   make fmt     format C and Python       make lint   ruff, mypy and stubtest
+#   make bench   the benchmarks            make clean  what builds left
+#
+# One build is installed at a time: after `make asan`, `make build` and `make
+# test` build again.
+
+PYTHON = .venv/bin/python
+ARGS ?=
+
+SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.def') setup.py pyproject.toml
+STAMP := build/normal
+ASAN_STAMP := build/asan
+
+.PHONY: venv build test asan fmt lint bench ci clean
+
+venv: .venv/bin/python
+
+.venv/bin/python:
+	python3 -m venv .venv
+
+# The editable install of the first build brings the test tools as well.
+build: $(STAMP)
+
+$(STAMP): $(SOURCES) | $(PYTHON)
+	$(PYTHON) -m pip install -q -e '.[test]'
+	@mkdir -p build && rm -f $(ASAN_STAMP) && touch $@
+
+test: build
+	$(PYTHON) -m pytest $(ARGS)
+
+$(ASAN_STAMP): $(SOURCES) | $(PYTHON)
+	PYLOOP_SANITIZE=address,undefined $(PYTHON) -m pip install -q -e '.[test]'
+	@mkdir -p build && rm -f $(STAMP) && touch $@
+
+asan: $(ASAN_STAMP)
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0 \
+	$(PYTHON) -m pytest -m 'not heavy' $(ARGS)
+
+fmt:
+	find csrc tests benchmarks -name '*.[ch]' -exec clang-format -i {} +
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+lint:
+	.ci/run lint
+
+bench: build
+	$(PYTHON) -m benchmarks
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find pyloop -name '*.so' -delete

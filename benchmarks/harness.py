@@ -1,0 +1,348 @@
+"""What every suite needs: processes on their cores, calibration, interleaved rounds, results.
+
+A *bench* is one piece of work, a *peer* one way to do it.  ``Lab.compare`` measures each peer of a
+bench once per round, each time in a fresh process, the peers in turn and each round starting with
+another one.  A measurement stands between two readings of a calibration loop; when they disagree,
+or something else had the core, it is taken again, a bounded number of times, and what is
+still disturbed then is counted in the report.
+"""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = ROOT / "benchmarks" / "limit"
+BUILD = LIMIT / "build"
+
+CALIBRATION_MS = 40
+# The reading before a measurement is the one after the last, when that is no older than this.
+CALIBRATION_AGE_S = 0.3
+# Neighbouring readings differ by a few per cent on a quiet machine; medians of 40 ms that differ
+# by a quarter mean that the machine changed its pace in between.
+CALIBRATION_TOLERANCE = 1.25
+# The share of a measurement's time in which others may have held the core.
+LOAD_TOLERANCE = 0.05
+REPEATS = 3
+CHILD_TIMEOUT_S = 120
+
+# Python children get the checkout *last* on their path: an installed pyloop is preferred to the
+# source directory, which has no built extension unless the install was an editable one.
+BOOT = (
+    "import runpy, sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+VERSION = (
+    "import importlib, importlib.metadata, platform, sys; importlib.import_module(sys.argv[1]); "
+    "name = sys.argv[1]; "
+    "print(platform.python_version() if name in sys.stdlib_module_names "
+    "else importlib.metadata.version(name))"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    rounds: int = 5
+    quick: bool = False
+    seconds: float = 1.0
+    conns: tuple[int, ...] = (10, 100)
+    size: int = 1024
+    clients: tuple[str, ...] = ("polling", "sleeping")
+    only: str = ""
+    peers: str = ""
+    pythons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Sample:
+    """One measurement: its value, how much of the core others had, and what else is known."""
+
+    value: float
+    load: float = 0.0
+    detail: dict[str, Any] = field(default_factory=dict)
+    disturbed: str = ""
+    repeats: int = 0
+
+
+@dataclass
+class Result:
+    """All rounds of one peer of one bench."""
+
+    suite: str
+    bench: str
+    peer: str
+    unit: str
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def values(self) -> list[float]:
+        return [sample.value for sample in self.samples]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def disturbed(self) -> int:
+        return sum(bool(sample.disturbed) for sample in self.samples)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "suite": self.suite,
+            "bench": self.bench,
+            "peer": self.peer,
+            "unit": self.unit,
+            "median": self.median,
+            "low": min(self.values),
+            "high": max(self.values),
+            "disturbed": self.disturbed,
+            "samples": [asdict(sample) for sample in self.samples],
+        }
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to do a bench's work: its name in the tables, and the library that it needs."""
+
+    name: str
+    library: str
+    in_quick: bool = True
+
+
+Reading = tuple[float, float]
+
+
+class PeerFailed(RuntimeError):
+    """A peer's process ended with an error; the message holds what it said."""
+
+
+class Lab:
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.results: list[Result] = []
+        self.failures: list[str] = []
+        self.versions: dict[str, str] = {}
+        self.readings: list[Reading] = []
+        self._last_reading: tuple[float, Reading] | None = None
+        cores = sorted(os.sched_getaffinity(0))
+        self.server_core = cores[0]
+        self.client_core = cores[1] if len(cores) > 1 else cores[0]
+        build_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    def python(self, library: str) -> str:
+        return self.options.pythons.get(library, sys.executable)
+
+    def command(self, library: str, module: str, *args: object) -> list[str]:
+        boot = [self.python(library), "-P", "-c", BOOT, str(ROOT), module]
+        return boot + [str(arg) for arg in args]
+
+    def child(self, library: str, module: str, *args: object) -> dict[str, Any]:
+        """Run one of our modules under ``library``'s interpreter on the server's core."""
+        return run_json(self.command(library, module, *args), self.server_core)
+
+    def available(self, peers: Sequence[Peer]) -> list[Peer]:
+        """The peers that are wanted and installed; the others are named once on stderr."""
+        wanted = [
+            peer
+            for peer in peers
+            if re.search(self.options.peers, peer.name)
+            and (peer.in_quick or not self.options.quick)
+        ]
+        return [peer for peer in wanted if self._version(peer.library)]
+
+    def _version(self, library: str) -> str:
+        if library in ("c", "textbook"):
+            return "own"
+        if library not in self.versions:
+            command = [self.python(library), "-P", "-c", VERSION, library]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            self.versions[library] = done.stdout.strip()
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                note(f"without {library}: {reason}")
+        return self.versions[library]
+
+    def compare(
+        self,
+        suite: str,
+        bench: str,
+        unit: str,
+        peers: Sequence[Peer],
+        take: Callable[[Peer], Sample],
+        *,
+        rounds: int | None = None,
+        timed: bool = True,
+    ) -> None:
+        """Measure all peers in interleaved rounds.  A peer that fails is left out and reported."""
+        if not re.search(self.options.only, f"{suite} {bench}"):
+            return
+        rounds = rounds or self.options.rounds
+        results = {peer.name: Result(suite, bench, peer.name, unit) for peer in peers}
+        running = list(peers)
+        for turn in range(rounds):
+            start = turn % max(1, len(running))
+            for peer in running[start:] + running[:start]:
+                progress(f"{suite} {bench}: round {turn + 1}/{rounds}, {peer.name}")
+                try:
+                    sample = self._undisturbed(peer, take) if timed else take(peer)
+                except PeerFailed as error:
+                    running.remove(peer)
+                    self.failures.append(f"{bench}, {peer.name}: {error}")
+                    note(self.failures[-1])
+                else:
+                    results[peer.name].samples.append(sample)
+        self.results += [results[peer.name] for peer in running]
+        progress("")
+
+    def _undisturbed(self, peer: Peer, take: Callable[[Peer], Sample]) -> Sample:
+        """The first undisturbed sample; failing that the one with which others interfered least."""
+        samples: list[Sample] = []
+        for repeats in range(REPEATS + 1):
+            before = self._calibrate(fresh=False)
+            sample = take(peer)
+            after = self._calibrate(fresh=True)
+            sample.repeats = repeats
+            sample.disturbed = self._disturbance(before, after, sample.load)
+            if not sample.disturbed:
+                return sample
+            samples.append(sample)
+        return min(samples, key=lambda sample: sample.load)
+
+    def _disturbance(self, before: Reading, after: Reading, load: float) -> str:
+        if load > LOAD_TOLERANCE:
+            return f"others had the core for {load:.0%} of the time"
+        usual = [statistics.median(column) for column in zip(*self.readings[-50:], strict=True)]
+        for kind, first, last, normal in zip(("kernel", "user"), before, after, usual, strict=True):
+            if max(first, last) > CALIBRATION_TOLERANCE * min(first, last):
+                return f"{kind} calibration went from {first:g} to {last:g} ns"
+            if max(first, last) > CALIBRATION_TOLERANCE * normal:
+                return f"{kind} calibration at {max(first, last):g} ns, usually {normal:g}"
+        return ""
+
+    def _calibrate(self, *, fresh: bool) -> Reading:
+        now = time.monotonic()
+        if not fresh and self._last_reading and now - self._last_reading[0] < CALIBRATION_AGE_S:
+            return self._last_reading[1]
+        command = [str(BUILD / "calibrate"), str(CALIBRATION_MS)]
+        done = checked(command, self.server_core)
+        kernel, user = (float(word) for word in done.split())
+        self.readings.append((kernel, user))
+        self._last_reading = (time.monotonic(), (kernel, user))
+        return kernel, user
+
+    @contextlib.contextmanager
+    def server(self, command: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Start a server that prints ``PORT n``; gives its process id and port."""
+        with (
+            tempfile.TemporaryFile("w+") as complaints,
+            process(command, self.server_core, stderr=complaints) as popen,
+        ):
+            try:
+                words = read_line(popen).split()
+                if len(words) != 2 or words[0] != "PORT":
+                    raise PeerFailed(f"said {words!r} instead of its port")
+                yield popen.pid, int(words[1])
+            except PeerFailed as error:
+                complaints.seek(0)
+                said = last_lines(complaints.read())
+                raise PeerFailed(f"{error}; the server said: {said or 'nothing'}") from None
+
+
+def build_limit() -> None:
+    subprocess.run(["make", "-s", "-C", str(LIMIT)], check=True)
+
+
+def on_core(core: int) -> Callable[[], None]:
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def checked(command: Sequence[str], core: int) -> str:
+    """What the command printed; PeerFailed with the end of its complaints when it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CHILD_TIMEOUT_S,
+            preexec_fn=on_core(core),
+        )
+    except subprocess.TimeoutExpired:
+        raise PeerFailed(f"took more than {CHILD_TIMEOUT_S} s") from None
+    if done.returncode:
+        raise PeerFailed(f"exit status {done.returncode}: {last_lines(done.stderr)}")
+    return done.stdout
+
+
+def last_lines(text: str) -> str:
+    return " | ".join(text.strip().splitlines()[-3:])
+
+
+def run_json(command: Sequence[str], core: int) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(checked(command, core))
+    return answer
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str], core: int, stderr: IO[str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process with pipes for its standard input and output, ended at the end of the block."""
+    popen = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        preexec_fn=on_core(core),
+    )
+    try:
+        yield popen
+    finally:
+        popen.terminate()
+        try:
+            popen.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            popen.kill()
+            popen.communicate()
+
+
+def read_line(popen: subprocess.Popen[str]) -> str:
+    assert popen.stdout is not None
+    line = popen.stdout.readline()
+    if not line:
+        raise PeerFailed(f"the process ended with status {popen.wait()}")
+    return line
+
+
+def tell(popen: subprocess.Popen[str], line: str) -> None:
+    assert popen.stdin is not None
+    popen.stdin.write(line + "\n")
+    popen.stdin.flush()
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is going on: one line that is written over, or one line per round."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    progress("")
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,534 @@
+/* The load client: one thread, edge-triggered epoll, one message in flight on
+ * each connection, every echoed byte compared.
+ *
+ *   echo_client load --port P [--conns N] [--size BYTES] [--seconds T]
+ *                    [--warmup T] [--pid SERVER] [--poll]
+ *   echo_client pace --port P [--size BYTES] [--count N] [--gap-ms M]
+ *   echo_client idle --port P [--size BYTES]
+ *
+ * load  Keeps all connections busy for warmup + seconds and prints one JSON
+ *       object.  With --pid it holds the server's CPU time per request over
+ *       exactly the measured window, from /proc/SERVER/task/.../schedstat.
+ *       A server that is faster than the client never waits for it; one that
+ *       is slower finds it asleep and pays for waking it, several microseconds
+ *       where another virtual CPU has to be started.  --poll makes the client
+ *       poll instead of sleeping, which takes that out of the comparison.
+ * pace  One connection.  Exchanges a few messages, prints READY, waits for a
+ *       line on standard input, exchanges N with a pause after each, prints
+ *       DONE and keeps the connection until standard input ends: system
+ *       calls counted between READY and DONE belong to the N requests alone.
+ * idle  Each line on standard input is a number of connections to open; each
+ *       of them exchanges one message and stays open.  Prints "OPEN total".
+ *       All are reset when standard input ends, which leaves no TIME_WAIT.
+ * pace and idle send a whole message before they read: it must fit into the
+ * socket buffers.
+ *
+ * Message k of connection i is a stretch of one random text that starts at a
+ * place made from i and k: connections and successive messages differ, and
+ * comparing is one memcmp.
+ *
+ * Exit status: 1 a system call failed, 2 usage, 3 the echo was wrong, 4 the
+ * server closed a connection.
+ */
+#include "common.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+
+enum {
+    READ_BYTES = 262144,
+    EVENTS = 1024,
+    SHIFT = 4096,               /* room in which messages are shifted */
+    MAX_LATENCIES = 1 << 23,
+    MAX_WINDOWS = 4096,
+    WARM_EXCHANGES = 50,        /* pace: before READY */
+    EXIT_WRONG_ECHO = 3,
+    EXIT_CLOSED = 4,
+};
+
+/* Short enough that a slow spell of a shared machine spoils only some of the
+ * windows and leaves their median alone, long enough that the scheduler's
+ * bookkeeping, which lags by up to a tick, is under 5 % of it. */
+static const int64_t WINDOW_NS = 100000000;
+
+struct connection {
+    int fd;
+    uint32_t number;            /* of the message in flight */
+    size_t sent_bytes;
+    size_t got_bytes;
+    int64_t start_ns;
+};
+
+struct cpu_sample {
+    double run_ns;              /* on a core */
+    double delay_ns;            /* ready, but another had the core */
+};
+
+struct options {
+    int port;
+    int pid;
+    int conns;
+    int count;
+    int gap_ms;
+    int is_polling;
+    size_t size_bytes;
+    double seconds;
+    double warmup;
+};
+
+static char *text;              /* size_bytes + SHIFT random bytes */
+static char received[READ_BYTES];
+static uint32_t latencies_ns[MAX_LATENCIES];
+static double window_cpu_us[MAX_WINDOWS];
+static double window_rate[MAX_WINDOWS];
+
+static const char *
+message(size_t index, uint32_t number)
+{
+    return text + (index * 769 + (size_t)number * 31) % SHIFT;
+}
+
+static void
+make_text(size_t size_bytes)
+{
+    uint32_t state = 2463534242u;
+
+    text = must_alloc(size_bytes + SHIFT, 1);
+    for (size_t i = 0; i < size_bytes + SHIFT; i++) {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        text[i] = (char)(state >> 24);
+    }
+}
+
+static _Noreturn void
+closed(size_t index)
+{
+    fprintf(stderr, "connection %zu was closed by the server\n", index);
+    exit(EXIT_CLOSED);
+}
+
+/* Sends what the socket takes of the message in flight. */
+static void
+push(struct connection *conn, size_t index, size_t size_bytes)
+{
+    const char *data = message(index, conn->number);
+
+    while (conn->sent_bytes < size_bytes) {
+        ssize_t sent = send(conn->fd, data + conn->sent_bytes,
+                            size_bytes - conn->sent_bytes, MSG_NOSIGNAL);
+
+        if (sent < 0) {
+            if (errno == EAGAIN) {
+                return;
+            }
+            closed(index);
+        }
+        conn->sent_bytes += (size_t)sent;
+    }
+}
+
+/* Reads and compares what is there; 1 when the message is complete. */
+static int
+pull(struct connection *conn, size_t index, size_t size_bytes)
+{
+    const char *expected = message(index, conn->number);
+
+    for (;;) {
+        ssize_t got = recv(conn->fd, received, sizeof(received), 0);
+
+        if (got < 0 && errno == EAGAIN) {
+            return 0;
+        }
+        if (got <= 0) {
+            closed(index);
+        }
+        if (conn->got_bytes + (size_t)got > conn->sent_bytes
+            || memcmp(received, expected + conn->got_bytes, (size_t)got) != 0)
+        {
+            fprintf(stderr, "connection %zu, message %u: wrong echo "
+                    "within bytes %zu to %zu\n", index, conn->number,
+                    conn->got_bytes, conn->got_bytes + (size_t)got);
+            exit(EXIT_WRONG_ECHO);
+        }
+        conn->got_bytes += (size_t)got;
+        if (conn->got_bytes == size_bytes) {
+            return 1;
+        }
+        /* A short read has drained the socket: a new edge will come. */
+        if ((size_t)got < sizeof(received)) {
+            return 0;
+        }
+    }
+}
+
+static void
+next_message(struct connection *conn)
+{
+    conn->number++;
+    conn->sent_bytes = 0;
+    conn->got_bytes = 0;
+}
+
+/* One whole exchange on a blocking socket. */
+static void
+exchange(struct connection *conn, size_t index, size_t size_bytes)
+{
+    push(conn, index, size_bytes);
+    while (!pull(conn, index, size_bytes)) {
+    }
+    next_message(conn);
+}
+
+/* Adds up all threads of the process; zeros where it has ended. */
+static struct cpu_sample
+sample_cpu(int pid)
+{
+    struct cpu_sample total = {0, 0};
+    char path[64];
+    struct dirent *entry;
+    DIR *threads;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    threads = opendir(path);
+    if (threads == NULL) {
+        return total;
+    }
+    while ((entry = readdir(threads)) != NULL) {
+        unsigned long long run_ns, delay_ns;
+        FILE *file;
+
+        if (entry->d_name[0] == '.') {
+            continue;
+        }
+        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/schedstat", pid,
+                 entry->d_name);
+        file = fopen(path, "r");
+        if (file == NULL) {
+            continue;
+        }
+        if (fscanf(file, "%llu %llu", &run_ns, &delay_ns) == 2) {
+            total.run_ns += (double)run_ns;
+            total.delay_ns += (double)delay_ns;
+        }
+        fclose(file);
+    }
+    closedir(threads);
+    return total;
+}
+
+static int
+compare_double(const void *left, const void *right)
+{
+    double a = *(const double *)left;
+    double b = *(const double *)right;
+
+    return (a > b) - (a < b);
+}
+
+static int
+compare_u32(const void *left, const void *right)
+{
+    uint32_t a = *(const uint32_t *)left;
+    uint32_t b = *(const uint32_t *)right;
+
+    return (a > b) - (a < b);
+}
+
+static double
+median(double *values, size_t count)
+{
+    if (count == 0) {
+        return 0;
+    }
+    qsort(values, count, sizeof(*values), compare_double);
+    return values[count / 2];
+}
+
+static double
+latency_us(size_t count, double quantile)
+{
+    return count == 0 ? 0
+        : latencies_ns[(size_t)((double)(count - 1) * quantile)] / 1e3;
+}
+
+struct window {
+    int64_t start_ns;
+    double cpu_ns;
+    uint64_t requests;
+};
+
+static void
+close_window(struct window *window, size_t *count, int64_t now,
+             double cpu_ns, uint64_t requests)
+{
+    double done = (double)(requests - window->requests);
+
+    if (done > 0 && *count < MAX_WINDOWS) {
+        window_cpu_us[*count] = (cpu_ns - window->cpu_ns) / done / 1e3;
+        window_rate[*count] = done * 1e9 / (double)(now - window->start_ns);
+        (*count)++;
+    }
+    window->start_ns = now;
+    window->cpu_ns = cpu_ns;
+    window->requests = requests;
+}
+
+static struct connection *
+open_busy(const struct options *options, int poller)
+{
+    struct connection *conns = must_alloc((size_t)options->conns,
+                                          sizeof(*conns));
+
+    for (size_t i = 0; i < (size_t)options->conns; i++) {
+        struct epoll_event event = {
+            .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+            .data = {.u64 = i},
+        };
+
+        conns[i].fd = dial(options->port);
+        if (fcntl(conns[i].fd, F_SETFL, O_NONBLOCK) < 0
+            || epoll_ctl(poller, EPOLL_CTL_ADD, conns[i].fd, &event) < 0)
+        {
+            die("connection");
+        }
+    }
+    for (size_t i = 0; i < (size_t)options->conns; i++) {
+        conns[i].start_ns = now_ns();
+        push(&conns[i], i, options->size_bytes);
+    }
+    return conns;
+}
+
+static int
+run_load(const struct options *options)
+{
+    static struct epoll_event events[EVENTS];
+    int poller = epoll_create1(EPOLL_CLOEXEC);
+    struct connection *conns;
+    struct cpu_sample server_start = {0, 0}, server_end;
+    struct cpu_sample client_start = {0, 0}, client_end;
+    struct window window = {0, 0, 0};
+    int64_t begin_ns, start_ns = 0, now, idle_since_ns, idle_ns = 0;
+    uint64_t requests = 0;
+    size_t windows = 0, latencies;
+    double seconds, cpu_ns;
+
+    if (poller < 0) {
+        die("epoll_create1");
+    }
+    conns = open_busy(options, poller);
+    begin_ns = now_ns() + (int64_t)(options->warmup * 1e9);
+    idle_since_ns = now_ns();
+    for (;;) {
+        int count = epoll_wait(poller, events, EVENTS,
+                               options->is_polling ? 0 : 100);
+
+        if (count < 0 && errno != EINTR) {
+            die("epoll_wait");
+        }
+        now = now_ns();
+        if (start_ns == 0) {
+            if (now >= begin_ns) {
+                server_start = sample_cpu(options->pid);
+                client_start = sample_cpu(getpid());
+                start_ns = now = now_ns();
+                requests = 0;
+                idle_ns = 0;
+                window.start_ns = now;
+                window.cpu_ns = server_start.run_ns;
+            }
+        }
+        else if (now - window.start_ns >= WINDOW_NS) {
+            close_window(&window, &windows, now,
+                         sample_cpu(options->pid).run_ns, requests);
+            if ((double)(now - start_ns) >= options->seconds * 1e9) {
+                break;
+            }
+        }
+        if (count > 0) {
+            idle_ns += now - idle_since_ns;
+        }
+        for (int i = 0; i < count; i++) {
+            size_t index = events[i].data.u64;
+            struct connection *conn = &conns[index];
+
+            push(conn, index, options->size_bytes);
+            if (!pull(conn, index, options->size_bytes)) {
+                continue;
+            }
+            now = now_ns();
+            if (requests < MAX_LATENCIES) {
+                latencies_ns[requests] = (uint32_t)(now - conn->start_ns);
+            }
+            requests++;
+            next_message(conn);
+            conn->start_ns = now;
+            push(conn, index, options->size_bytes);
+        }
+        if (count > 0) {
+            idle_since_ns = now_ns();
+        }
+    }
+    server_end = sample_cpu(options->pid);
+    client_end = sample_cpu(getpid());
+    seconds = (double)(now - start_ns) / 1e9;
+    cpu_ns = server_end.run_ns - server_start.run_ns;
+    latencies = requests < MAX_LATENCIES ? (size_t)requests : MAX_LATENCIES;
+    qsort(latencies_ns, latencies, sizeof(*latencies_ns), compare_u32);
+    printf("{\"requests\": %llu, \"seconds\": %.4f, "
+           "\"requests_per_s\": %.1f, \"requests_per_s_mean\": %.1f, "
+           "\"server_us\": %.4f, \"server_us_mean\": %.4f, "
+           "\"server_load\": %.4f, \"server_delay\": %.4f, "
+           "\"client_idle\": %.4f, \"client_delay\": %.4f, "
+           "\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
+           (unsigned long long)requests, seconds,
+           median(window_rate, windows), (double)requests / seconds,
+           median(window_cpu_us, windows),
+           requests > 0 ? cpu_ns / (double)requests / 1e3 : 0.0,
+           cpu_ns / 1e9 / seconds,
+           (server_end.delay_ns - server_start.delay_ns) / 1e9 / seconds,
+           (double)idle_ns / 1e9 / seconds,
+           (client_end.delay_ns - client_start.delay_ns) / 1e9 / seconds,
+           latency_us(latencies, 0.5), latency_us(latencies, 0.99),
+           latency_us(latencies, 1.0));
+    return 0;
+}
+
+static int
+run_pace(const struct options *options)
+{
+    struct connection conn = {.fd = dial(options->port)};
+    struct timespec gap = {
+        .tv_sec = options->gap_ms / 1000,
+        .tv_nsec = options->gap_ms % 1000 * 1000000L,
+    };
+    char line[64];
+
+    for (int i = 0; i < WARM_EXCHANGES; i++) {
+        exchange(&conn, 0, options->size_bytes);
+    }
+    puts("READY");
+    fflush(stdout);
+    if (fgets(line, sizeof(line), stdin) == NULL) {
+        return 1;
+    }
+    for (int i = 0; i < options->count; i++) {
+        exchange(&conn, 0, options->size_bytes);
+        nanosleep(&gap, NULL);
+    }
+    puts("DONE");
+    fflush(stdout);
+    while (fgets(line, sizeof(line), stdin) != NULL) {
+    }
+    return 0;
+}
+
+static int
+run_idle(const struct options *options)
+{
+    struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    size_t total = 0;
+    char line[64];
+
+    while (fgets(line, sizeof(line), stdin) != NULL) {
+        for (int i = atoi(line); i > 0; i--) {
+            struct connection conn = {.fd = dial(options->port)};
+
+            setsockopt(conn.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+            exchange(&conn, total, options->size_bytes);
+            total++;
+        }
+        printf("OPEN %zu\n", total);
+        fflush(stdout);
+    }
+    return 0;
+}
+
+static const char USAGE[] =
+    "usage: echo_client load|pace|idle --port P [--conns N] [--size BYTES]\n"
+    "                   [--seconds T] [--warmup T] [--pid SERVER] [--poll]\n"
+    "                   [--count N] [--gap-ms M]\n";
+
+static struct options
+parse(int argc, char **argv)
+{
+    struct options options = {
+        .conns = 10,
+        .count = 100,
+        .gap_ms = 5,
+        .size_bytes = 1024,
+        .seconds = 1.0,
+        .warmup = 0.3,
+    };
+
+    for (int i = 2; i < argc; i++) {
+        const char *name = argv[i];
+        const char *value;
+
+        if (strcmp(name, "--poll") == 0) {
+            options.is_polling = 1;
+            continue;
+        }
+        if (++i == argc) {
+            usage(USAGE);
+        }
+        value = argv[i];
+        if (strcmp(name, "--port") == 0) {
+            options.port = atoi(value);
+        }
+        else if (strcmp(name, "--pid") == 0) {
+            options.pid = atoi(value);
+        }
+        else if (strcmp(name, "--conns") == 0) {
+            options.conns = atoi(value);
+        }
+        else if (strcmp(name, "--count") == 0) {
+            options.count = atoi(value);
+        }
+        else if (strcmp(name, "--gap-ms") == 0) {
+            options.gap_ms = atoi(value);
+        }
+        else if (strcmp(name, "--size") == 0) {
+            options.size_bytes = (size_t)atol(value);
+        }
+        else if (strcmp(name, "--seconds") == 0) {
+            options.seconds = atof(value);
+        }
+        else if (strcmp(name, "--warmup") == 0) {
+            options.warmup = atof(value);
+        }
+        else {
+            usage(USAGE);
+        }
+    }
+    if (options.port <= 0 || options.conns <= 0 || options.size_bytes == 0) {
+        usage(USAGE);
+    }
+    return options;
+}
+
+int
+main(int argc, char **argv)
+{
+    struct options options;
+
+    if (argc < 2) {
+        usage(USAGE);
+    }
+    options = parse(argc, argv);
+    raise_nofile();
+    make_text(options.size_bytes);
+    if (strcmp(argv[1], "load") == 0) {
+        return run_load(&options);
+    }
+    if (strcmp(argv[1], "pace") == 0) {
+        return run_pace(&options);
+    }
+    if (strcmp(argv[1], "idle") == 0) {
+        return run_idle(&options);
+    }
+    usage(USAGE);
+}

@@ -1,0 +1,21 @@
+/* Keyword arguments for METH_FASTCALL | METH_KEYWORDS: the one parser. */
+#ifndef PL_SCHED_ARGS_H
+#define PL_SCHED_ARGS_H
+
+#include <Python.h>
+
+struct args_spec {
+    const char *function;     /* for messages, without parentheses */
+    const char *const *names; /* all parameters, in order */
+    int n_params;
+    int n_positional; /* the first so many may be given by position */
+    int n_required;   /* the first so many must be given */
+};
+
+/* Binds a vectorcall's arguments to out[0 .. n_params), borrowed; NULL where a
+ * parameter was not given.  0, or -1 with the TypeError that a Python function
+ * of that signature raises. */
+int args_bind(const struct args_spec *spec, PyObject *const *args,
+              Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
+
+#endif

@@ -1,0 +1,139 @@
+#include <Python.h>
+
+#include "asyncio_compat.h"
+
+#include "compat.h"
+
+#if PY_VERSION_HEX < 0x030E0000
+
+/* Up to 3.13 _asyncio keeps a dict {loop: task} and exports it. */
+int
+asyncio_enter_native(LoopObject *loop, PyObject *task)
+{
+    loop->tasks.entered = true;
+    return PyDict_SetItem(loop->state->current_tasks, (PyObject *)loop, task);
+}
+
+void
+asyncio_leave_native_slow(LoopObject *loop)
+{
+    loop->tasks.entered = false;
+    PyObject *pending = exception_take();
+    if (PyDict_DelItem(loop->state->current_tasks, (PyObject *)loop) < 0) {
+        PyErr_Clear(); /* somebody else took it out: that is the aim */
+    }
+    if (pending != NULL) {
+        exception_put(pending);
+    }
+}
+
+#else
+
+/* From 3.14 on the current task is part of the thread state and is reached by
+ * a function only. */
+static int
+swap(LoopObject *loop, PyObject *task)
+{
+    PyObject *args[2] = {(PyObject *)loop, task};
+    PyObject *old = PyObject_Vectorcall(loop->state->swap_current_task, args,
+                                        2, NULL);
+    Py_XDECREF(old);
+    return old == NULL ? -1 : 0;
+}
+
+int
+asyncio_enter_native(LoopObject *loop, PyObject *task)
+{
+    loop->tasks.entered = true;
+    return swap(loop, task);
+}
+
+void
+asyncio_leave_native_slow(LoopObject *loop)
+{
+    loop->tasks.entered = false;
+    PyObject *pending = exception_take();
+    if (swap(loop, Py_None) < 0) {
+        PyErr_WriteUnraisable((PyObject *)loop);
+    }
+    if (pending != NULL) {
+        exception_put(pending);
+    }
+}
+
+#endif
+
+int
+asyncio_set_running_loop(struct module_state *state, PyObject *loop)
+{
+    PyObject *res = PyObject_CallOneArg(state->set_running_loop, loop);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+PyObject *
+asyncio_get_running_loop(struct module_state *state)
+{
+    return PyObject_CallNoArgs(state->get_running_loop);
+}
+
+static int
+import_into(PyObject **slot, const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (module == NULL) {
+        return -1;
+    }
+    *slot = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return *slot == NULL ? -1 : 0;
+}
+
+int
+asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
+{
+    struct {
+        PyObject **slot;
+        const char *module;
+        const char *name;
+    } imports[] = {
+        {&state->CancelledError, "asyncio.exceptions", "CancelledError"},
+        {&state->InvalidStateError, "asyncio.exceptions",
+         "InvalidStateError"},
+        {&state->QueueEmpty, "asyncio.queues", "QueueEmpty"},
+        {&state->QueueFull, "asyncio.queues", "QueueFull"},
+        {&state->AsyncioTask, "asyncio.tasks", "Task"},
+        {&state->AsyncioFuture, "asyncio.futures", "Future"},
+        {&state->AsyncioHandle, "asyncio.events", "Handle"},
+        {&state->AsyncioTimerHandle, "asyncio.events", "TimerHandle"},
+        {&state->get_running_loop, "asyncio.events", "_get_running_loop"},
+        {&state->set_running_loop, "asyncio.events", "_set_running_loop"},
+        {&state->extract_stack, "asyncio.format_helpers", "extract_stack"},
+        {&state->format_callback, "asyncio.format_helpers",
+         "_format_callback_source"},
+        {&state->main_thread, "threading", "main_thread"},
+        {&state->get_asyncgen_hooks, "sys", "get_asyncgen_hooks"},
+        {&state->set_asyncgen_hooks, "sys", "set_asyncgen_hooks"},
+        {&state->set_wakeup_fd, "signal", "set_wakeup_fd"},
+#if PY_VERSION_HEX < 0x030E0000
+        {&state->current_tasks, "_asyncio", "_current_tasks"},
+#else
+        {&state->swap_current_task, "_asyncio", "_swap_current_task"},
+#endif
+    };
+    for (size_t i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
+        if (import_into(imports[i].slot, imports[i].module, imports[i].name)
+            < 0) {
+            return -1;
+        }
+    }
+#if PY_VERSION_HEX < 0x030E0000
+    if (!PyDict_Check(state->current_tasks)) {
+        PyErr_SetString(PyExc_ImportError,
+                        "pyloop: asyncio keeps its current tasks in an "
+                        "unknown way in this Python");
+        return -1;
+    }
+#endif
+    return 0;
+}

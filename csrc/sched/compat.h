@@ -1,0 +1,56 @@
+/* What differs between CPython 3.11 and 3.14, in one place (what differs in
+ * asyncio is in asyncio_compat.c). */
+#ifndef PL_SCHED_COMPAT_H
+#define PL_SCHED_COMPAT_H
+
+#include <Python.h>
+#include <structmember.h>
+
+/* Takes the current exception, normalised and with its traceback attached;
+ * NULL when there is none.  New reference. */
+static inline PyObject *
+exception_take(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+        Py_DECREF(traceback);
+    }
+    Py_DECREF(type);
+    return value;
+#endif
+}
+
+/* Makes `exc` (an exception instance) the current exception.  Steals. */
+static inline void
+exception_put(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exc);
+#else
+    PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc,
+                  PyException_GetTraceback(exc));
+#endif
+}
+
+/* Free lists hide use-after-free from AddressSanitizer: off there. */
+#if defined(__SANITIZE_ADDRESS__)
+#define PL_FREELISTS 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PL_FREELISTS 0
+#endif
+#endif
+#ifndef PL_FREELISTS
+#define PL_FREELISTS 1
+#endif
+
+#endif

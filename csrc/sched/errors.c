@@ -1,0 +1,145 @@
+#include <Python.h>
+
+#include "errors.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "compat.h"
+#include "core/clock.h"
+#include "state.h"
+
+static PyObject *
+make_errno(int error, const char *format, va_list args)
+{
+    PyObject *what = PyUnicode_FromFormatV(format, args);
+    if (what == NULL) {
+        return NULL;
+    }
+    if (error < 0) {
+        error = -error;
+    }
+    PyObject *text = PyUnicode_FromFormat("%U: %s", what, strerror(error));
+    Py_DECREF(what);
+    if (text == NULL) {
+        return NULL;
+    }
+    /* OSError's constructor picks the subclass (ConnectionResetError ...). */
+    PyObject *exc = PyObject_CallFunction(PyExc_OSError, "iN", error, text);
+    return exc;
+}
+
+PyObject *
+errors_make_errno(int error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    PyObject *exc = make_errno(error, format, args);
+    va_end(args);
+    return exc;
+}
+
+int
+errors_from_errno(int error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    PyObject *exc = make_errno(error, format, args);
+    va_end(args);
+    if (exc != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(exc);
+    }
+    return -1;
+}
+
+void
+errors_stop_iteration(PyObject *value)
+{
+    PyObject *exc = PyObject_CallOneArg(PyExc_StopIteration, value);
+    if (exc != NULL) {
+        exception_put(exc);
+    }
+}
+
+int
+errors_ends_loop(void)
+{
+    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
+           || PyErr_ExceptionMatches(PyExc_SystemExit);
+}
+
+int
+errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
+{
+    if (PyLong_CheckExact(seconds)) {
+        int overflow;
+        long long whole = PyLong_AsLongLongAndOverflow(seconds, &overflow);
+        if (whole == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (overflow < 0 || whole < 0) {
+            goto negative;
+        }
+        if (overflow > 0 || whole > PL_FOREVER / PL_NS_PER_SEC - 1) {
+            *out_ns = PL_FOREVER;
+        } else {
+            *out_ns = whole * PL_NS_PER_SEC;
+        }
+        return 0;
+    }
+    double value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s: seconds must be a real number, not %.200s (%R)",
+                         who, Py_TYPE(seconds)->tp_name, seconds);
+        }
+        return -1;
+    }
+    if (isnan(value)) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s: seconds must be a number, not NaN", who);
+        return -1;
+    }
+    if (value < 0) {
+        goto negative;
+    }
+    double ns = ceil(value * (double)PL_NS_PER_SEC);
+    /* 2^62 ns are 146 years. */
+    *out_ns = ns < 4611686018427387904.0 ? (int64_t)ns : PL_FOREVER;
+    return 0;
+
+negative:
+    PyErr_Format(PyExc_ValueError, "%s: seconds must not be negative, got %R",
+                 who, seconds);
+    return -1;
+}
+
+int
+errors_init(PyObject *module, struct module_state *state)
+{
+    state->Deadlock = PyErr_NewExceptionWithDoc(
+        "pyloop.Deadlock",
+        "run() found that its coroutines wait for something that can never "
+        "come.\n\nThe message lists who waits where.",
+        PyExc_RuntimeError, NULL);
+    if (PyModule_AddObjectRef(module, "Deadlock", state->Deadlock) < 0) {
+        return -1;
+    }
+    state->ChannelClosed = PyErr_NewExceptionWithDoc(
+        "pyloop.ChannelClosed",
+        "The channel was closed: nothing can be sent any more, and what was "
+        "sent has been received.",
+        PyExc_Exception, NULL);
+    if (PyModule_AddObjectRef(module, "ChannelClosed", state->ChannelClosed)
+        < 0) {
+        return -1;
+    }
+    state->LineTooLong = PyErr_NewExceptionWithDoc(
+        "pyloop.LineTooLong",
+        "lines() met a line longer than max_line bytes.\n\nThe rest of that "
+        "line is skipped; the next line can be asked for.",
+        PyExc_ValueError, NULL);
+    return PyModule_AddObjectRef(module, "LineTooLong", state->LineTooLong);
+}

@@ -1,0 +1,32 @@
+/* The one place where -errno becomes an OSError, and the wordings that more
+ * than one file needs. */
+#ifndef PL_SCHED_ERRORS_H
+#define PL_SCHED_ERRORS_H
+
+#include <Python.h>
+
+/* Raises the OSError subclass of `error` (positive or negative errno), with
+ * "<what>: <strerror>" as its text; `what` names the operation and the value.
+ * Returns -1. */
+int errors_from_errno(int error, const char *format, ...);
+/* errors_from_errno for functions that return objects: NULL. */
+#define errors_null(error, ...) \
+    (errors_from_errno((error), __VA_ARGS__), (PyObject *)NULL)
+/* Builds the exception instead of raising it.  New reference or NULL. */
+PyObject *errors_make_errno(int error, const char *format, ...);
+
+/* Sets StopIteration(value) in the cheapest correct way.  Borrows value. */
+void errors_stop_iteration(PyObject *value);
+
+/* True (1) if the current exception must end the loop: KeyboardInterrupt or
+ * SystemExit. */
+int errors_ends_loop(void);
+
+/* Seconds given by a user -> nanoseconds.  Rejects what is not a real number,
+ * NaN and negative values, naming `who` and the value; infinity and what does
+ * not fit become PL_FOREVER.  Rounds up: a wait is never shorter than asked.
+ * 0, or -1 with TypeError or ValueError. */
+int errors_seconds_to_ns(PyObject *seconds, const char *who,
+                         int64_t *out_ns);
+
+#endif

@@ -1,0 +1,657 @@
+/* Handle and TimerHandle, with the attributes of asyncio's classes of those
+ * names: libraries and asyncio itself read `_callback`, `_args`, `_when`.
+ *
+ * isinstance(handle, asyncio.Handle) holds through __class__: an immutable C
+ * type must not inherit from a Python class. */
+#include <Python.h>
+
+#include "handle.h"
+
+#include "asyncio_compat.h"
+#include "compat.h"
+#include "errors.h"
+
+static int handle_run(struct runnable *self, LoopObject *loop);
+
+/* --- making --- */
+
+static int
+handle_fill(HandleObject *self, LoopObject *loop, PyObject *callback,
+            PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    self->head.run = handle_run;
+    self->weakrefs = NULL;
+    self->loop = (LoopObject *)Py_NewRef(loop);
+    self->callback = Py_NewRef(callback);
+    self->source_traceback = NULL;
+    self->cancelled = false;
+    self->running = false;
+    self->nargs = 0;
+    self->slots[0] = NULL;
+    self->context = NULL;
+    if (PL_LIKELY(nargs <= PL_HANDLE_INLINE_ARGS)) {
+        for (int i = 0; i < nargs; i++) {
+            self->slots[i + 1] = Py_NewRef(args[i]);
+        }
+        self->nargs = (int)nargs;
+    } else {
+        PyObject *tuple = PyTuple_New(nargs);
+        if (tuple == NULL) {
+            return -1;
+        }
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+        }
+        self->slots[1] = tuple;
+        self->nargs = -1;
+    }
+    if (context == NULL || context == Py_None) {
+        self->context = PyContext_CopyCurrent();
+        if (self->context == NULL) {
+            return -1;
+        }
+    } else if (PL_UNLIKELY(!PyContext_CheckExact(context))) {
+        PyErr_Format(PyExc_TypeError,
+                     "context must be a contextvars.Context or None, not %R",
+                     context);
+        return -1;
+    } else {
+        self->context = Py_NewRef(context);
+    }
+    if (PL_UNLIKELY(loop->debug)) {
+        self->source_traceback
+            = PyObject_CallNoArgs(loop->state->extract_stack);
+        if (self->source_traceback == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+HandleObject *
+handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
+           Py_ssize_t nargs, PyObject *context)
+{
+    HandleObject *self = PyObject_GC_New(HandleObject,
+                                         loop->state->HandleType);
+    if (self == NULL) {
+        return NULL;
+    }
+    int rc = handle_fill(self, loop, callback, args, nargs, context);
+    PyObject_GC_Track(self);
+    if (rc < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
+}
+
+HandleObject *
+handle_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args,
+                 Py_ssize_t nargs, PyObject *context)
+{
+    HandleObject *self = handle_new(loop, callback, args, nargs, context);
+    if (self != NULL && loop_push(loop, &self->head) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
+}
+
+static void
+timer_fire(PyObject *self, LoopObject *loop)
+{
+    loop_push_promised(loop, (struct runnable *)self);
+}
+
+TimerHandleObject *
+handle_call_at(LoopObject *loop, int64_t deadline_ns, double when,
+               PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *context)
+{
+    TimerHandleObject *self = PyObject_GC_New(TimerHandleObject,
+                                              loop->state->TimerHandleType);
+    if (self == NULL) {
+        return NULL;
+    }
+    loop_timer_init(&self->timer);
+    self->when = when;
+    int rc = handle_fill(&self->base, loop, callback, args, nargs, context);
+    PyObject_GC_Track(self);
+    if (rc < 0
+        || loop_timer_start(loop, &self->timer, (PyObject *)self, timer_fire,
+                            deadline_ns)
+               < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
+}
+
+/* --- running --- */
+
+static PyObject *
+args_tuple(HandleObject *self)
+{
+    if (self->nargs < 0) {
+        return Py_NewRef(self->slots[1]);
+    }
+    PyObject *tuple = PyTuple_New(self->nargs);
+    for (int i = 0; tuple != NULL && i < self->nargs; i++) {
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(self->slots[i + 1]));
+    }
+    return tuple;
+}
+
+static void
+clear_call(HandleObject *self)
+{
+    int n = self->nargs < 0 ? 1 : self->nargs;
+    self->nargs = 0;
+    PyObject *callback = self->callback;
+    self->callback = NULL;
+    for (int i = 1; i <= n; i++) {
+        PyObject *arg = self->slots[i];
+        self->slots[i] = NULL;
+        Py_XDECREF(arg); /* call-out */
+    }
+    Py_XDECREF(callback);
+}
+
+static PyObject *
+format_callback(HandleObject *self)
+{
+    PyObject *args = args_tuple(self);
+    if (args == NULL) {
+        return NULL;
+    }
+    PyObject *text = PyObject_CallFunctionObjArgs(
+        self->loop->state->format_callback, self->callback, args, NULL);
+    Py_DECREF(args);
+    return text;
+}
+
+/* Gives the current exception to the loop's exception handler, in asyncio's
+ * words. */
+static int
+report_failure(HandleObject *self)
+{
+    LoopObject *loop = self->loop;
+    struct module_state *state = loop->state;
+    PyObject *exc = exception_take();
+    PyObject *context = PyDict_New();
+    PyObject *source = format_callback(self);
+    PyObject *message = NULL, *res = NULL;
+    if (context == NULL || source == NULL) {
+        goto done;
+    }
+    message = PyUnicode_FromFormat("Exception in callback %U", source);
+    if (message == NULL
+        || PyDict_SetItem(context, state->str_message, message) < 0
+        || PyDict_SetItem(context, state->str_exception, exc) < 0
+        || PyDict_SetItem(context, state->str_handle, (PyObject *)self) < 0
+        || (self->source_traceback != NULL
+            && PyDict_SetItem(context, state->str_source_traceback,
+                              self->source_traceback)
+                   < 0)) {
+        goto done;
+    }
+    res = PyObject_CallMethodOneArg(
+        (PyObject *)loop, state->str_call_exception_handler, context);
+done:
+    Py_XDECREF(exc);
+    Py_XDECREF(context);
+    Py_XDECREF(source);
+    Py_XDECREF(message);
+    if (res == NULL) {
+        if (errors_ends_loop()) {
+            return -1;
+        }
+        PyErr_WriteUnraisable((PyObject *)self);
+        return 0;
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+static PyObject *
+call(HandleObject *self)
+{
+    if (PyContext_Enter(self->context) < 0) {
+        return NULL;
+    }
+    PyObject *res;
+    if (PL_LIKELY(self->nargs >= 0)) {
+        res = PyObject_Vectorcall(
+            self->callback, self->slots + 1,
+            (size_t)self->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    } else {
+        res = PyObject_CallObject(self->callback, self->slots[1]);
+    }
+    if (PyContext_Exit(self->context) < 0) {
+        Py_CLEAR(res);
+    }
+    return res;
+}
+
+/* In debug mode a callback that took long is logged, as asyncio does. */
+static PyObject *
+call_timed(HandleObject *self)
+{
+    int64_t started_ns = clock_monotonic_ns();
+    PyObject *res = call(self);
+    if (res == NULL) {
+        return NULL;
+    }
+    double seconds
+        = (double)(clock_monotonic_ns() - started_ns) / (double)PL_NS_PER_SEC;
+    PyObject *logged = PyObject_CallMethod(
+        (PyObject *)self->loop, "_log_slow_callback", "Od", self, seconds);
+    Py_XDECREF(logged);
+    if (logged == NULL) {
+        Py_CLEAR(res);
+    }
+    return res;
+}
+
+static int
+run_once(HandleObject *self)
+{
+    self->running = true;
+    PyObject *res
+        = PL_UNLIKELY(self->loop->debug) ? call_timed(self) : call(self);
+    int rc = 0;
+    if (res != NULL) {
+        Py_DECREF(res);
+    } else if (errors_ends_loop()) {
+        rc = -1;
+    } else {
+        rc = report_failure(self);
+    }
+    self->running = false;
+    if (self->cancelled) {
+        clear_call(self);
+    }
+    return rc;
+}
+
+static int
+handle_run(struct runnable *runnable, LoopObject *loop)
+{
+    HandleObject *self = (HandleObject *)runnable;
+    loop->ready.must_poll = true;
+    if (self->cancelled || self->callback == NULL) {
+        return 0;
+    }
+    asyncio_leave_native(loop);
+    return run_once(self);
+}
+
+void
+handle_cancel(HandleObject *self)
+{
+    if (self->cancelled) {
+        return;
+    }
+    self->cancelled = true;
+    Py_INCREF(self);
+    if (Py_IS_TYPE(self, self->loop->state->TimerHandleType)) {
+        loop_timer_stop(self->loop, &((TimerHandleObject *)self)->timer);
+    }
+    if (!self->running && !self->loop->debug) {
+        clear_call(self);
+    }
+    Py_DECREF(self);
+}
+
+/* --- the Python types --- */
+
+static int
+Handle_tp_traverse(HandleObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->callback);
+    Py_VISIT(self->context);
+    Py_VISIT(self->source_traceback);
+    int n = self->nargs < 0 ? 1 : self->nargs;
+    for (int i = 1; i <= n; i++) {
+        Py_VISIT(self->slots[i]);
+    }
+    return 0;
+}
+
+static int
+Handle_tp_clear(HandleObject *self)
+{
+    if (!self->running) {
+        clear_call(self);
+    }
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->source_traceback);
+    return 0;
+}
+
+static void
+Handle_tp_dealloc(HandleObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    (void)Handle_tp_clear(self);
+    Py_CLEAR(self->loop);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(Handle_cancel_doc,
+             "cancel($self, /)\n--\n\n"
+             "Do not call the callback any more.\n\n"
+             "Returns:\n    None, also when it has run or was cancelled.");
+
+static PyObject *
+Handle_cancel(HandleObject *self, PyObject *Py_UNUSED(ignored))
+{
+    handle_cancel(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(Handle_cancelled_doc,
+             "cancelled($self, /)\n--\n\n"
+             "Return True if cancel() was called.");
+
+static PyObject *
+Handle_cancelled(HandleObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->cancelled);
+}
+
+PyDoc_STRVAR(Handle_get_context_doc,
+             "get_context($self, /)\n--\n\n"
+             "Return the contextvars.Context that the callback runs in.");
+
+static PyObject *
+Handle_get_context(HandleObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self->context != NULL ? self->context : Py_None);
+}
+
+PyDoc_STRVAR(Handle_run_doc,
+             "_run($self, /)\n--\n\n"
+             "Call the callback in its context; errors go to the loop's "
+             "exception handler.");
+
+static PyObject *
+Handle__run(HandleObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->callback != NULL && run_once(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Handle_tp_repr(HandleObject *self)
+{
+    bool is_timer = self->loop != NULL
+                    && Py_IS_TYPE(self, self->loop->state->TimerHandleType);
+    PyObject *parts = PyUnicode_FromFormat(
+        "<%s%s", is_timer ? "TimerHandle" : "Handle",
+        self->cancelled ? " cancelled" : "");
+    if (parts != NULL && is_timer) {
+        PyObject *when = PyFloat_FromDouble(((TimerHandleObject *)self)->when);
+        if (when == NULL) {
+            Py_CLEAR(parts);
+        } else {
+            Py_SETREF(parts, PyUnicode_FromFormat("%U when=%S", parts, when));
+            Py_DECREF(when);
+        }
+    }
+    if (parts != NULL && self->callback != NULL && self->loop != NULL) {
+        PyObject *source = format_callback(self);
+        if (source == NULL) {
+            Py_CLEAR(parts);
+        } else {
+            Py_SETREF(parts, PyUnicode_FromFormat("%U %U", parts, source));
+            Py_DECREF(source);
+        }
+    }
+    if (parts != NULL && self->source_traceback != NULL) {
+        PyObject *frame = PySequence_GetItem(self->source_traceback, -1);
+        PyObject *file = NULL, *line = NULL;
+        if (frame != NULL) {
+            file = PySequence_GetItem(frame, 0);
+            line = PySequence_GetItem(frame, 1);
+        }
+        if (file == NULL || line == NULL) {
+            PyErr_Clear();
+        } else {
+            Py_SETREF(parts, PyUnicode_FromFormat("%U created at %S:%S",
+                                                  parts, file, line));
+        }
+        Py_XDECREF(frame);
+        Py_XDECREF(file);
+        Py_XDECREF(line);
+    }
+    if (parts != NULL) {
+        Py_SETREF(parts, PyUnicode_FromFormat("%U>", parts));
+    }
+    return parts;
+}
+
+static PyObject *
+or_none(PyObject *value)
+{
+    return Py_NewRef(value != NULL ? value : Py_None);
+}
+
+static PyObject *
+Handle_get_callback(HandleObject *self, void *Py_UNUSED(closure))
+{
+    return or_none(self->cancelled ? NULL : self->callback);
+}
+
+static PyObject *
+Handle_get_args(HandleObject *self, void *Py_UNUSED(closure))
+{
+    if (self->cancelled || self->callback == NULL) {
+        Py_RETURN_NONE;
+    }
+    return args_tuple(self);
+}
+
+static PyObject *
+Handle_get_loop(HandleObject *self, void *Py_UNUSED(closure))
+{
+    return or_none((PyObject *)self->loop);
+}
+
+static PyObject *
+Handle_get_context_attr(HandleObject *self, void *Py_UNUSED(closure))
+{
+    return or_none(self->context);
+}
+
+static PyObject *
+Handle_get_cancelled(HandleObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->cancelled);
+}
+
+static PyObject *
+Handle_get_source_traceback(HandleObject *self, void *Py_UNUSED(closure))
+{
+    return or_none(self->source_traceback);
+}
+
+static PyObject *
+Handle_get_class(HandleObject *self, void *Py_UNUSED(closure))
+{
+    if (self->loop == NULL) {
+        return Py_NewRef(Py_TYPE(self));
+    }
+    struct module_state *state = self->loop->state;
+    return Py_NewRef(Py_IS_TYPE(self, state->TimerHandleType)
+                         ? state->AsyncioTimerHandle
+                         : state->AsyncioHandle);
+}
+
+static PyMethodDef Handle_methods[] = {
+    {"cancel", (PyCFunction)Handle_cancel, METH_NOARGS, Handle_cancel_doc},
+    {"cancelled", (PyCFunction)Handle_cancelled, METH_NOARGS,
+     Handle_cancelled_doc},
+    {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS,
+     Handle_get_context_doc},
+    {"_run", (PyCFunction)Handle__run, METH_NOARGS, Handle_run_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Handle_getset[] = {
+    {"_callback", (getter)Handle_get_callback, NULL, NULL, NULL},
+    {"_args", (getter)Handle_get_args, NULL, NULL, NULL},
+    {"_loop", (getter)Handle_get_loop, NULL, NULL, NULL},
+    {"_context", (getter)Handle_get_context_attr, NULL, NULL, NULL},
+    {"_cancelled", (getter)Handle_get_cancelled, NULL, NULL, NULL},
+    {"_source_traceback", (getter)Handle_get_source_traceback, NULL, NULL,
+     NULL},
+    {"__class__", (getter)Handle_get_class, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef Handle_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(HandleObject, weakrefs),
+     READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(Handle_doc,
+             "What call_soon() returns: a scheduled callback, which can be "
+             "cancelled.\n\nAn asyncio.Handle to its users.");
+
+static PyType_Slot Handle_slots[] = {
+    {Py_tp_doc, (void *)Handle_doc},
+    {Py_tp_dealloc, Handle_tp_dealloc},
+    {Py_tp_traverse, Handle_tp_traverse},
+    {Py_tp_clear, Handle_tp_clear},
+    {Py_tp_repr, Handle_tp_repr},
+    {Py_tp_methods, Handle_methods},
+    {Py_tp_members, Handle_members},
+    {Py_tp_getset, Handle_getset},
+    {0, NULL},
+};
+
+static PyType_Spec Handle_spec = {
+    .name = "pyloop._core.Handle",
+    .basicsize = sizeof(HandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Handle_slots,
+};
+
+PyDoc_STRVAR(TimerHandle_when_doc,
+             "when($self, /)\n--\n\n"
+             "Return the loop time, in seconds, at which the callback is "
+             "due.");
+
+static PyObject *
+TimerHandle_when(TimerHandleObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble(self->when);
+}
+
+static PyObject *
+TimerHandle_get_when(TimerHandleObject *self, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble(self->when);
+}
+
+static PyObject *
+TimerHandle_get_scheduled(TimerHandleObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(loop_timer_is_active(&self->timer));
+}
+
+/* Ordered by deadline, as asyncio's heap wants its TimerHandles. */
+static PyObject *
+TimerHandle_tp_richcompare(TimerHandleObject *self, PyObject *other, int op)
+{
+    if (!Py_IS_TYPE(other, Py_TYPE(self))) {
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    if (op == Py_EQ || op == Py_NE) {
+        bool same = (PyObject *)self == other;
+        return PyBool_FromLong(same == (op == Py_EQ));
+    }
+    Py_RETURN_RICHCOMPARE(self->when, ((TimerHandleObject *)other)->when, op);
+}
+
+static Py_hash_t
+TimerHandle_tp_hash(TimerHandleObject *self)
+{
+    return _Py_HashPointer(self);
+}
+
+static PyMethodDef TimerHandle_methods[] = {
+    {"cancel", (PyCFunction)Handle_cancel, METH_NOARGS, Handle_cancel_doc},
+    {"cancelled", (PyCFunction)Handle_cancelled, METH_NOARGS,
+     Handle_cancelled_doc},
+    {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS,
+     Handle_get_context_doc},
+    {"_run", (PyCFunction)Handle__run, METH_NOARGS, Handle_run_doc},
+    {"when", (PyCFunction)TimerHandle_when, METH_NOARGS,
+     TimerHandle_when_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef TimerHandle_getset[] = {
+    {"_callback", (getter)Handle_get_callback, NULL, NULL, NULL},
+    {"_args", (getter)Handle_get_args, NULL, NULL, NULL},
+    {"_loop", (getter)Handle_get_loop, NULL, NULL, NULL},
+    {"_context", (getter)Handle_get_context_attr, NULL, NULL, NULL},
+    {"_cancelled", (getter)Handle_get_cancelled, NULL, NULL, NULL},
+    {"_source_traceback", (getter)Handle_get_source_traceback, NULL, NULL,
+     NULL},
+    {"__class__", (getter)Handle_get_class, NULL, NULL, NULL},
+    {"_when", (getter)TimerHandle_get_when, NULL, NULL, NULL},
+    {"_scheduled", (getter)TimerHandle_get_scheduled, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(TimerHandle_doc,
+             "What call_later() and call_at() return.\n\n"
+             "An asyncio.TimerHandle to its users.");
+
+static PyType_Slot TimerHandle_slots[] = {
+    {Py_tp_doc, (void *)TimerHandle_doc},
+    {Py_tp_dealloc, Handle_tp_dealloc},
+    {Py_tp_traverse, Handle_tp_traverse},
+    {Py_tp_clear, Handle_tp_clear},
+    {Py_tp_repr, Handle_tp_repr},
+    {Py_tp_richcompare, TimerHandle_tp_richcompare},
+    {Py_tp_hash, TimerHandle_tp_hash},
+    {Py_tp_methods, TimerHandle_methods},
+    {Py_tp_members, Handle_members},
+    {Py_tp_getset, TimerHandle_getset},
+    {0, NULL},
+};
+
+static PyType_Spec TimerHandle_spec = {
+    .name = "pyloop._core.TimerHandle",
+    .basicsize = sizeof(TimerHandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = TimerHandle_slots,
+};
+
+int
+handle_init(PyObject *module, struct module_state *state)
+{
+    if (state_add_type(module, &state->HandleType, &Handle_spec, "Handle")
+        < 0) {
+        return -1;
+    }
+    return state_add_type(module, &state->TimerHandleType, &TimerHandle_spec,
+                          "TimerHandle");
+}

@@ -1,0 +1,617 @@
+/* The main loop.
+ *
+ *        +-----------------------------------------------------------+
+ *        v                                                           |
+ *   flush_interest -> wait -> fire_io -> fire_timers -> run_signals -+-> run_ready
+ *
+ * One turn is one pass.  The first five phases only move things to the ready
+ * queue; run_ready runs a snapshot of it, so that what a task makes ready runs
+ * in the next turn and I/O gets its share.  The GIL is released in `wait` and
+ * nowhere else.
+ *
+ * What is not here: how a coroutine is driven (step.c), what can be awaited
+ * (op.c and the files of its kinds), who waits for which descriptor (watch.c),
+ * and the Python type EventLoop (eventloop.c). */
+#include <Python.h>
+
+#include "loop.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "asyncio_compat.h"
+#include "compat.h"
+#include "errors.h"
+
+/* Set while this thread is inside loop_run.  Per thread, since every thread
+ * may run a loop; saved and restored around a run, since a sub-interpreter may
+ * run one inside another's. */
+static _Thread_local LoopObject *running_loop;
+
+LoopObject *
+loop_running(const struct module_state *state)
+{
+    LoopObject *loop = running_loop;
+    return loop != NULL && loop->state == state ? loop : NULL;
+}
+
+LoopObject *
+loop_running_or_raise(const struct module_state *state, const char *who)
+{
+    LoopObject *loop = loop_running(state);
+    if (loop == NULL) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s must be awaited in a task of a running pyloop "
+                     "EventLoop; none is running in this thread",
+                     who);
+    }
+    return loop;
+}
+
+/* --- phases of a turn --- */
+
+/* Tells the poller what changed, then sleeps until something happens.  The
+ * number of events, or -1 with an exception. */
+static int
+wait_for_events(LoopObject *loop)
+{
+    struct reactor *reactor = loop->reactor;
+    bool idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
+    /* call-out: releases sockets, wakes refused waiters */
+    reactor_flush(reactor, idle, loop_watch_refused, loop_watch_released,
+                  loop);
+    idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
+    int n;
+    if (!idle) {
+        n = reactor_wait(reactor, 0);
+    } else {
+        loop->woken = false;
+        loop->sleeping = true;
+        Py_BEGIN_ALLOW_THREADS
+        n = reactor_wait(reactor, PL_FOREVER);
+        Py_END_ALLOW_THREADS
+        loop->sleeping = false;
+    }
+    if (n == -EINTR) {
+        n = 0;
+    }
+    if (n < 0) {
+        return errors_from_errno(n, "waiting for events (%s backend)",
+                                 reactor->ops->name);
+    }
+    /* call-out: Python's signal handlers run here */
+    return PyErr_CheckSignals() < 0 ? -1 : n;
+}
+
+static void
+fire_timers(LoopObject *loop)
+{
+    struct timerheap *heap = &loop->reactor->timers;
+    if (heap->length == 0) {
+        return;
+    }
+    int64_t now_ns = clock_monotonic_ns();
+    struct timer *node;
+    while ((node = timerheap_pop_due(heap, now_ns)) != NULL) {
+        struct loop_timer *timer
+            = PL_CONTAINER_OF(node, struct loop_timer, node);
+        PyObject *self = timer->self;
+        timer->self = NULL;
+        timer->fire(self, loop);
+    }
+}
+
+/* Schedules the handlers of the signals that came in through the wake-up. */
+static int
+run_signals(LoopObject *loop)
+{
+    uint64_t signals = loop->reactor->signals;
+    if (PL_LIKELY(signals == 0)) {
+        return 0;
+    }
+    loop->reactor->signals = 0;
+    if (loop->signals.handlers == NULL) {
+        return 0;
+    }
+    for (int signum = 1; signum < 64; signum++) {
+        if (!(signals >> signum & 1)) {
+            continue;
+        }
+        PyObject *key = PyLong_FromLong(signum);
+        if (key == NULL) {
+            return -1;
+        }
+        PyObject *handle
+            = PyDict_GetItemWithError(loop->signals.handlers, key);
+        Py_DECREF(key);
+        if (handle == NULL) {
+            if (PyErr_Occurred()) {
+                return -1;
+            }
+            continue;
+        }
+        if (loop_push(loop, (struct runnable *)handle) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Runs what is ready now; what becomes ready meanwhile is for the next
+ * turn. */
+static int
+run_ready(LoopObject *loop)
+{
+    int rc = 0;
+    uint32_t n = ring_length(&loop->ready.ring);
+    loop->ready.steps_since_poll += n;
+    while (n-- > 0) {
+        struct runnable *runnable = ring_pop(&loop->ready.ring);
+        loop->tasks.budget = PL_STEP_BUDGET;
+        rc = runnable->run(runnable, loop); /* call-out */
+        Py_DECREF(runnable);
+        if (rc < 0) {
+            break;
+        }
+    }
+    asyncio_leave_native(loop);
+    return rc;
+}
+
+/* A turn looks at the poller unless it can be sure that this is not due: only
+ * native tasks ran since the last look (asyncio programs expect a look in
+ * every turn), there were few of them, and they took no noticeable time. */
+static bool
+should_poll(LoopObject *loop)
+{
+    if (loop->ready.must_poll || ring_length(&loop->ready.ring) == 0
+        || loop->stopping) {
+        return true;
+    }
+    return loop->ready.steps_since_poll >= PL_STEPS_PER_POLL
+           || clock_coarse_ns() != loop->ready.polled_at_ns;
+}
+
+static int
+loop_turn(LoopObject *loop)
+{
+    if (should_poll(loop)) {
+        int n = wait_for_events(loop);
+        if (n < 0 || loop_fire_io(loop, n) < 0) {
+            return -1;
+        }
+        fire_timers(loop);
+        if (run_signals(loop) < 0) {
+            return -1;
+        }
+        loop->ready.must_poll = false;
+        loop->ready.steps_since_poll = 0;
+        loop->ready.polled_at_ns = clock_coarse_ns();
+    }
+    return run_ready(loop);
+}
+
+/* Nothing in this process, short of another thread, can make a task ready. */
+static bool
+is_stuck(const LoopObject *loop)
+{
+    return ring_length(&loop->ready.ring) == 0
+           && loop->reactor->timers.length == 0
+           && loop->reactor->n_waiters == 0
+           && (loop->signals.handlers == NULL
+               || PyDict_GET_SIZE(loop->signals.handlers) == 0);
+}
+
+static enum loop_exit
+run_turns(LoopObject *loop, enum loop_mode mode)
+{
+    bool may_be_stuck = mode == LOOP_MODE_TASKS_WAIT;
+    loop->ready.must_poll = true;
+    for (;;) {
+        if (mode != LOOP_MODE_FOREVER) {
+            if (loop->tasks.failed != NULL) {
+                return LOOP_EXIT_FAILED;
+            }
+            if (loop->tasks.n_live == 0) {
+                return LOOP_EXIT_ENDED;
+            }
+            if (!may_be_stuck && is_stuck(loop)) {
+                return LOOP_EXIT_STUCK;
+            }
+            may_be_stuck = false;
+        }
+        if (loop_turn(loop) < 0) {
+            return LOOP_EXIT_ERROR;
+        }
+        if (loop->stopping) {
+            return LOOP_EXIT_STOPPED;
+        }
+    }
+}
+
+/* --- entering and leaving --- */
+
+/* Makes the C signal handler write to `fd`, -1: to nothing; the former one, or
+ * -2 with an exception. */
+static int
+set_wakeup_fd(LoopObject *loop, int fd)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)loop;
+    return PySignal_SetWakeupFd(fd);
+#else
+    PyObject *old = PyObject_CallFunction(loop->state->set_wakeup_fd, "i", fd);
+    if (old == NULL) {
+        return -2;
+    }
+    int old_fd = (int)PyLong_AsLong(old);
+    Py_DECREF(old);
+    return old_fd;
+#endif
+}
+
+int
+loop_signals_enter(LoopObject *loop)
+{
+    if (!loop->signals.is_set) {
+        int old = set_wakeup_fd(loop, loop->reactor->wakeup.write_fd);
+        if (old == -2) {
+            return -1;
+        }
+        loop->signals.outer_fd = old;
+        loop->signals.is_set = true;
+    }
+    return 0;
+}
+
+void
+loop_signals_leave(LoopObject *loop)
+{
+    if (!loop->signals.is_set) {
+        return;
+    }
+    loop->signals.is_set = false;
+    PyObject *pending = exception_take();
+    int present = set_wakeup_fd(loop, loop->signals.outer_fd);
+    if (present >= 0 && loop->reactor != NULL
+        && present != loop->reactor->wakeup.write_fd) {
+        /* Somebody replaced it meanwhile: theirs stays. */
+        present = set_wakeup_fd(loop, present);
+    }
+    if (present == -2) {
+        /* The outer one is gone: better none than a number that may by now
+         * be another file. */
+        PyErr_Clear();
+        if (set_wakeup_fd(loop, -1) == -2) {
+            PyErr_WriteUnraisable((PyObject *)loop);
+        }
+    }
+    if (pending != NULL) {
+        exception_put(pending);
+    }
+}
+
+static int
+is_main_thread(LoopObject *loop)
+{
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        return 0;
+    }
+    PyObject *thread = PyObject_CallNoArgs(loop->state->main_thread);
+    if (thread == NULL) {
+        return -1;
+    }
+    PyObject *ident = PyObject_GetAttrString(thread, "ident");
+    Py_DECREF(thread);
+    if (ident == NULL) {
+        return -1;
+    }
+    unsigned long id = PyLong_AsUnsignedLong(ident);
+    Py_DECREF(ident);
+    if (id == (unsigned long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    return id == PyThread_get_thread_ident();
+}
+
+enum loop_exit
+loop_run(LoopObject *loop, enum loop_mode mode)
+{
+    int in_main = is_main_thread(loop);
+    if (in_main < 0 || (in_main && loop_signals_enter(loop) < 0)) {
+        return LOOP_EXIT_ERROR;
+    }
+    LoopObject *outer = running_loop;
+    Py_INCREF(loop);
+    running_loop = loop;
+    loop->thread_id = PyThread_get_thread_ident();
+    loop->mode = mode;
+
+    enum loop_exit reason = run_turns(loop, mode);
+
+    if (loop->signals.handlers == NULL
+        || PyDict_GET_SIZE(loop->signals.handlers) == 0) {
+        loop_signals_leave(loop);
+    }
+    loop->stopping = false;
+    loop->thread_id = 0;
+    running_loop = outer;
+    Py_DECREF(loop);
+    return reason;
+}
+
+void
+loop_stop(LoopObject *loop)
+{
+    loop->stopping = true;
+}
+
+/* --- life --- */
+
+int
+loop_init(LoopObject *loop, const char *backend)
+{
+    const struct poller_ops *ops;
+    int rc = poller_find(backend, &ops);
+    if (rc == -EINVAL) {
+        PyErr_Format(PyExc_ValueError,
+                     "backend must be 'epoll' or 'poll', got '%s'",
+                     backend != NULL ? backend : getenv("PYLOOP_BACKEND"));
+        return -1;
+    }
+    if (rc < 0) {
+        return errors_from_errno(rc, "backend %s is not available here",
+                                 backend != NULL ? backend : "(default)");
+    }
+    if (ring_init(&loop->ready.ring, 64) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    loop->reactor = PyMem_Malloc(sizeof(*loop->reactor));
+    if (loop->reactor == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    rc = reactor_init(loop->reactor, ops);
+    if (rc < 0) {
+        PyMem_Free(loop->reactor);
+        loop->reactor = NULL;
+        return errors_from_errno(rc, "making the %s poller", ops->name);
+    }
+    loop->pid = (int)getpid();
+    loop->initialised = true;
+    return 0;
+}
+
+static void
+release_timers(LoopObject *loop)
+{
+    struct timer *node;
+    while ((node = timerheap_pop_due(&loop->reactor->timers, PL_FOREVER))
+           != NULL) {
+        struct loop_timer *timer
+            = PL_CONTAINER_OF(node, struct loop_timer, node);
+        PyObject *self = timer->self;
+        timer->self = NULL;
+        loop_unpromise(loop);
+        Py_DECREF(self); /* call-out */
+    }
+}
+
+void
+loop_release(LoopObject *loop)
+{
+    loop_signals_leave(loop);
+    if (loop->reactor != NULL) {
+        /* Both may push what they wake: the queue is emptied after them. */
+        loop_watch_release_all(loop);
+        release_timers(loop);
+        struct reactor *reactor = loop->reactor;
+        loop->reactor = NULL;
+        reactor_destroy(reactor);
+        PyMem_Free(reactor);
+    }
+    PyMem_Free(loop->scratch);
+    loop->scratch = NULL;
+    if (loop->ready.ring.slots != NULL) {
+        struct ring ring = loop->ready.ring;
+        memset(&loop->ready.ring, 0, sizeof(loop->ready.ring));
+        while (ring_length(&ring) > 0) {
+            Py_DECREF((PyObject *)ring_pop(&ring)); /* call-out */
+        }
+        ring_destroy(&ring);
+    }
+}
+
+int
+loop_traverse(LoopObject *loop, visitproc visit, void *arg)
+{
+    if (loop->ready.ring.slots != NULL) {
+        uint32_t n = ring_length(&loop->ready.ring);
+        for (uint32_t i = 0; i < n; i++) {
+            Py_VISIT((PyObject *)ring_at(&loop->ready.ring, i));
+        }
+    }
+    if (loop->reactor != NULL) {
+        const struct timerheap *heap = &loop->reactor->timers;
+        for (uint32_t i = 0; i < heap->length; i++) {
+            struct loop_timer *timer = PL_CONTAINER_OF(
+                heap->entries[i].timer, struct loop_timer, node);
+            Py_VISIT(timer->self);
+        }
+    }
+    Py_VISIT(loop->signals.handlers);
+    Py_VISIT(loop->tasks.failed);
+    Py_VISIT(loop->tasks.plain_waiters);
+    Py_VISIT(loop->selector);
+    return loop_watch_traverse(loop, visit, arg);
+}
+
+int
+loop_check_usable(LoopObject *loop)
+{
+    if (PL_UNLIKELY(!loop->initialised)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the event loop is not initialised: "
+                        "EventLoop.__init__ was not called");
+        return -1;
+    }
+    if (PL_UNLIKELY(loop->closed || loop->reactor == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    return 0;
+}
+
+int
+loop_check_thread(LoopObject *loop, const char *who)
+{
+    if (loop->thread_id != 0
+        && loop->thread_id != PyThread_get_thread_ident()) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s: the event loop runs in another thread; use "
+                     "call_soon_threadsafe() to reach it",
+                     who);
+        return -1;
+    }
+    return 0;
+}
+
+/* --- the ready queue --- */
+
+/* Room for everything promised and `more` besides. */
+static int
+reserve(LoopObject *loop, uint32_t more)
+{
+    struct ring *ring = &loop->ready.ring;
+    while (ring_length(ring) + loop->ready.promised + more > ring->mask + 1) {
+        if (ring_grow(ring) < 0) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int
+loop_push(LoopObject *loop, struct runnable *runnable)
+{
+    if (PL_UNLIKELY(loop->ready.ring.slots == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    if (PL_UNLIKELY(reserve(loop, 1) < 0)) {
+        return -1;
+    }
+    (void)ring_push(&loop->ready.ring, Py_NewRef((PyObject *)runnable));
+    return 0;
+}
+
+int
+loop_promise(LoopObject *loop)
+{
+    if (PL_UNLIKELY(reserve(loop, 1) < 0)) {
+        return -1;
+    }
+    loop->ready.promised++;
+    return 0;
+}
+
+void
+loop_unpromise(LoopObject *loop)
+{
+    loop->ready.promised--;
+}
+
+void
+loop_push_promised(LoopObject *loop, struct runnable *runnable)
+{
+    loop->ready.promised--;
+    if (PL_UNLIKELY(loop->ready.ring.slots == NULL)) {
+        Py_DECREF(runnable); /* the loop is being released */
+        return;
+    }
+    (void)ring_push(&loop->ready.ring, runnable);
+}
+
+void
+loop_timer_init(struct loop_timer *timer)
+{
+    timer_node_init(&timer->node);
+    timer->self = NULL;
+    timer->fire = NULL;
+}
+
+int
+loop_timer_start(LoopObject *loop, struct loop_timer *timer, PyObject *self,
+                 void (*fire)(PyObject *, LoopObject *), int64_t deadline_ns)
+{
+    if (loop_promise(loop) < 0) {
+        return -1;
+    }
+    if (timerheap_push(&loop->reactor->timers, &timer->node, deadline_ns)
+        < 0) {
+        loop_unpromise(loop);
+        PyErr_NoMemory();
+        return -1;
+    }
+    timer->self = Py_NewRef(self);
+    timer->fire = fire;
+    return 0;
+}
+
+void
+loop_timer_stop(LoopObject *loop, struct loop_timer *timer)
+{
+    if (!loop_timer_is_active(timer)) {
+        return;
+    }
+    timerheap_remove(&loop->reactor->timers, &timer->node);
+    loop_unpromise(loop);
+    PyObject *self = timer->self;
+    timer->self = NULL;
+    Py_DECREF(self); /* call-out */
+}
+
+void
+loop_wake(LoopObject *loop)
+{
+    if (loop->sleeping && !loop->woken) {
+        loop->woken = true;
+        wakeup_signal(&loop->reactor->wakeup);
+    }
+}
+
+int
+loop_report(LoopObject *loop, const char *message, PyObject *key,
+            PyObject *value)
+{
+    PyObject *exc = exception_take();
+    PyObject *context = PyDict_New();
+    PyObject *text = PyUnicode_FromString(message);
+    PyObject *res = NULL;
+    if (context == NULL || text == NULL
+        || PyDict_SetItem(context, loop->state->str_message, text) < 0
+        || (exc != NULL
+            && PyDict_SetItem(context, loop->state->str_exception, exc) < 0)
+        || (key != NULL && PyDict_SetItem(context, key, value) < 0)) {
+        goto done;
+    }
+    /* call-out */
+    res = PyObject_CallMethodOneArg(
+        (PyObject *)loop, loop->state->str_call_exception_handler, context);
+done:
+    Py_XDECREF(exc);
+    Py_XDECREF(context);
+    Py_XDECREF(text);
+    if (res == NULL) {
+        if (errors_ends_loop()) {
+            return -1;
+        }
+        PyErr_WriteUnraisable((PyObject *)loop);
+        return 0;
+    }
+    Py_DECREF(res);
+    return 0;
+}

@@ -1,0 +1,202 @@
+/* The loop engine: struct LoopObject, the ready queue and the main loop.
+ *
+ * The engine lies below tasks and handles: it runs what is runnable without
+ * knowing what it is.  The Python type EventLoop (eventloop.c) lies above
+ * everything and wraps the functions of this file.
+ *
+ * One thread runs a loop.  Other threads may only push to the ready queue
+ * (they hold the GIL, as whoever touches a PyObject does) and then call
+ * loop_wake. */
+#ifndef PL_SCHED_LOOP_H
+#define PL_SCHED_LOOP_H
+
+#include <Python.h>
+
+#include "core/reactor.h"
+#include "core/ring.h"
+#include "runnable.h"
+#include "state.h"
+
+/* How often in one step a task may get a result without waiting before it
+ * must go to the end of the queue.  libuv and trio bound theirs at 32 and 16;
+ * here 32 small receives cost about 50 us, one turn of a busy loop. */
+#define PL_STEP_BUDGET 32
+
+/* How many native steps may run between two looks at the poller while the
+ * ready queue does not empty.  A look costs about as much as three steps;
+ * Tokio uses 61, and 64 keeps the cost under 5 %. */
+#define PL_STEPS_PER_POLL 64
+
+/* Why loop_run returned. */
+enum loop_exit {
+    LOOP_EXIT_ERROR = -1,  /* with an exception */
+    LOOP_EXIT_STOPPED = 0, /* loop_stop was called */
+    LOOP_EXIT_ENDED,       /* no native task is left (run_tasks mode) */
+    LOOP_EXIT_FAILED,      /* a root task raised (run_tasks mode) */
+    LOOP_EXIT_STUCK,       /* nothing can ever wake a task (run_tasks mode) */
+};
+
+enum loop_mode {
+    LOOP_MODE_FOREVER,    /* until stopped */
+    LOOP_MODE_TASKS,      /* until no native task is left, a root fails, or
+                             nothing can go on */
+    LOOP_MODE_TASKS_WAIT, /* the same, but sleep once although nothing in this
+                             thread can go on: another thread may help */
+};
+
+typedef struct LoopObject {
+    PyObject_HEAD
+    struct module_state *state; /* borrowed: the type keeps the module alive */
+    struct reactor *reactor;    /* owned; NULL before init and after close */
+
+    /* The ready queue: owned references to runnables. */
+    struct {
+        struct ring ring;
+        /* Slots that must stay free: one for each armed wait and scheduled
+         * timer, so that waking never has to allocate. */
+        uint32_t promised;
+        uint32_t steps_since_poll;
+        bool must_poll;       /* something other than a native step ran */
+        int64_t polled_at_ns; /* coarse clock */
+    } ready;
+
+    /* Native tasks that have not ended; each owns a reference (task.c). */
+    struct {
+        struct list live;
+        size_t n_live;
+        size_t n_roots;
+        size_t n_foreign; /* of these, how many wait for a foreign future */
+        PyObject *failed; /* owned: the first root that raised, or NULL */
+        PyObject *current; /* borrowed: the task that is being stepped */
+        PyObject *plain_waiters; /* owned dict, see plainchannel.c, or NULL */
+        bool entered;      /* asyncio.current_task() was set to a native task */
+        int budget;        /* see PL_STEP_BUDGET */
+    } tasks;
+
+    /* Signals. */
+    struct {
+        PyObject *handlers; /* owned: dict signum -> Handle (add_signal_handler) */
+        int outer_fd;       /* the wake-up fd that was set before we ran */
+        bool is_set;
+    } signals;
+
+    enum loop_mode mode;
+    unsigned long thread_id; /* 0: not running */
+    int pid;                 /* of the process that made it */
+    bool initialised;
+    bool closed;
+    bool stopping;
+    bool sleeping; /* inside the poller without the GIL */
+    bool woken;    /* the wake-up was signalled during this sleep */
+    bool debug;
+    char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
+    PyObject *selector; /* owned: the BaseSelector that is driven instead of a
+                           poller of our own, or NULL */
+} LoopObject;
+
+/* The loop that this thread is running, or NULL.  Borrowed: loop_run holds
+ * it. */
+LoopObject *loop_running(const struct module_state *state);
+/* The same, but NULL comes with a RuntimeError that names `who`. */
+LoopObject *loop_running_or_raise(const struct module_state *state,
+                                  const char *who);
+
+/* Makes the reactor.  `backend` NULL: the default.  0, or -1 with ValueError
+ * (no such backend) or OSError. */
+int loop_init(LoopObject *loop, const char *backend);
+/* Releases the ready queue, the watches and the reactor.  Safe twice. */
+void loop_release(LoopObject *loop);
+int loop_traverse(LoopObject *loop, visitproc visit, void *arg);
+
+/* THE MAIN LOOP: turns until stopped.  The caller has checked that nothing
+ * runs.  On LOOP_EXIT_ERROR an exception is set. */
+enum loop_exit loop_run(LoopObject *loop, enum loop_mode mode);
+void loop_stop(LoopObject *loop);
+/* Main thread only: signals write to our wake-up from now on, so that one
+ * that comes between two turns cannot be slept through.  -1 with an
+ * exception. */
+int loop_signals_enter(LoopObject *loop);
+/* Gives the signal wake-up back to whoever had it before we ran. */
+void loop_signals_leave(LoopObject *loop);
+
+/* 0, or -1 with RuntimeError: closed; not initialised; another process. */
+int loop_check_usable(LoopObject *loop);
+/* 0, or -1 with RuntimeError when the loop is running in another thread. */
+int loop_check_thread(LoopObject *loop, const char *who);
+
+/* Appends to the ready queue; takes a new reference.  -1 with MemoryError. */
+int loop_push(LoopObject *loop, struct runnable *runnable);
+/* Promises a slot to a later loop_push_promised.  -1 with MemoryError. */
+int loop_promise(LoopObject *loop);
+void loop_unpromise(LoopObject *loop);
+/* Appends into a promised slot and gives the promise back: cannot fail.
+ * Steals the reference. */
+void loop_push_promised(LoopObject *loop, struct runnable *runnable);
+/* Makes a sleeping loop look at its ready queue.  Any thread. */
+void loop_wake(LoopObject *loop);
+
+/* Reports an exception (the current one, which is taken) that has no caller
+ * to the loop's call_exception_handler.  `key`/`value` is an extra entry of
+ * the context, e.g. ("handle", handle); NULL for none.  -1 only if the handler
+ * itself must end the loop. */
+int loop_report(LoopObject *loop, const char *message, PyObject *key,
+                PyObject *value);
+
+/* --- watches: who waits for which descriptor (watch.c) --- */
+
+/* Puts `waiter` on a side of fd, for the open file `owner` (the socket object,
+ * NULL for a bare number).  Takes a reference to both.  A persistent waiter is
+ * a struct runnable and is pushed at every event; a one-shot waiter is a struct
+ * waiter and is fired once.
+ * 1 if the side is taken (no exception is set; *taken is the borrowed present
+ * waiter), 0, or -1 with an exception. */
+int loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
+               PyObject *waiter, bool persistent, PyObject **taken);
+/* Takes the waiter off; returns the reference, or NULL if there was none. */
+PyObject *loop_unwatch(LoopObject *loop, int fd, int side);
+/* Who waits, borrowed, or NULL; *persistent may be NULL. */
+PyObject *loop_watcher(LoopObject *loop, int fd, int side, bool *persistent);
+/* Forgets the descriptor at once because it is about to be closed: its
+ * one-shot waiters are fired with `error`, its persistent ones dropped. */
+void loop_forget_fd(LoopObject *loop, int fd, int error);
+/* The two callbacks of reactor_flush. */
+void loop_watch_refused(struct watch *watch, int error, void *loop);
+void loop_watch_released(void *owner, void *loop);
+/* Dispatches n entries of reactor->events. */
+int loop_fire_io(LoopObject *loop, int n);
+/* For traverse and release. */
+int loop_watch_traverse(LoopObject *loop, visitproc visit, void *arg);
+void loop_watch_release_all(LoopObject *loop);
+
+/* --- timers --- */
+
+/* Embedded in the object that waits for a time. */
+struct loop_timer {
+    struct timer node;
+    PyObject *self; /* owned while scheduled: the embedding object */
+    /* Called when due, with the node out of the heap and the promised slot
+     * still promised.  Takes over the reference. */
+    void (*fire)(PyObject *self, LoopObject *loop);
+};
+
+void loop_timer_init(struct loop_timer *timer);
+/* Schedules; takes a reference to self.  -1 with an exception. */
+int loop_timer_start(LoopObject *loop, struct loop_timer *timer,
+                     PyObject *self, void (*fire)(PyObject *, LoopObject *),
+                     int64_t deadline_ns);
+/* Unschedules; nothing happens if it was not scheduled. */
+void loop_timer_stop(LoopObject *loop, struct loop_timer *timer);
+
+static inline bool
+loop_timer_is_active(const struct loop_timer *timer)
+{
+    return timer_node_is_active(&timer->node);
+}
+
+static inline int64_t
+loop_deadline_ns(int64_t now_ns, int64_t delay_ns)
+{
+    return delay_ns >= PL_FOREVER - now_ns ? PL_FOREVER : now_ns + delay_ns;
+}
+
+#endif

@@ -1,0 +1,192 @@
+#include <Python.h>
+
+#include "sockfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "compat.h"
+#include "errors.h"
+
+/* The C struct of a socket is not public.  Reading its descriptor directly is
+ * worth it (a call of fileno() costs a tenth of what we add to an echo), so
+ * the offset is derived at import from the member `family`, which follows the
+ * descriptor, and every read of a value that could be wrong is excluded by
+ * proving it on a real socket first. */
+static Py_ssize_t
+find_fd_offset(struct module_state *state)
+{
+    const Py_ssize_t expected = sizeof(PyObject);
+    PyObject *dict = ((PyTypeObject *)state->RawSocketType)->tp_dict;
+    PyObject *family
+        = dict != NULL ? PyDict_GetItemString(dict, "family") : NULL;
+    if (family == NULL || !Py_IS_TYPE(family, &PyMemberDescr_Type)
+        || ((PyMemberDescrObject *)family)->d_member->offset
+               != expected + (Py_ssize_t)sizeof(int)) {
+        return -1;
+    }
+    /* An unopened socket object has -1 there in every version. */
+    PyTypeObject *type = (PyTypeObject *)state->RawSocketType;
+    PyObject *empty = PyTuple_New(0);
+    PyObject *sock = empty != NULL ? type->tp_new(type, empty, NULL) : NULL;
+    Py_XDECREF(empty);
+    if (sock == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    int fd;
+    memcpy(&fd, (char *)sock + expected, sizeof(fd));
+    Py_DECREF(sock);
+    return fd == -1 ? expected : -1;
+}
+
+static int
+call_fileno(struct module_state *state, PyObject *obj)
+{
+    PyObject *number = PyObject_CallMethodNoArgs(obj, state->str_fileno);
+    if (number == NULL) {
+        return -2;
+    }
+    if (!PyLong_Check(number)) {
+        PyErr_Format(PyExc_TypeError, "fileno() returned a non-integer: %R",
+                     number);
+        Py_DECREF(number);
+        return -2;
+    }
+    long fd = PyLong_AsLong(number);
+    Py_DECREF(number);
+    if (fd == -1 && PyErr_Occurred()) {
+        return -2;
+    }
+    return fd < 0 || fd > INT_MAX ? -1 : (int)fd;
+}
+
+/* 1 if it is an ssl.SSLSocket, 0 if not.  Told by the type's name and module,
+ * since importing ssl here would cost every user its start-up. */
+static int
+is_ssl_socket(PyObject *sock)
+{
+    PyObject *mro = Py_TYPE(sock)->tp_mro;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        if (strcmp(type->tp_name, "SSLSocket") == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int
+read_fd(struct module_state *state, PyObject *sock)
+{
+    if (state->socket_fd_offset >= 0) {
+        int fd;
+        memcpy(&fd, (char *)sock + state->socket_fd_offset, sizeof(fd));
+        return fd;
+    }
+    return call_fileno(state, sock);
+}
+
+int
+sockfd_get(struct module_state *state, PyObject *sock, const char *who)
+{
+    if (PL_UNLIKELY(!Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType))) {
+        if (!PyObject_TypeCheck(sock,
+                                (PyTypeObject *)state->RawSocketType)) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() needs a socket.socket, not %.200s (%R)", who,
+                         Py_TYPE(sock)->tp_name, sock);
+            return -1;
+        }
+        if (is_ssl_socket(sock)) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s(): Socket cannot be of type SSLSocket; use "
+                         "asyncio streams for TLS",
+                         who);
+            return -1;
+        }
+    }
+    int fd = read_fd(state, sock);
+    if (PL_UNLIKELY(fd < 0)) {
+        return fd == -2 ? -1
+                        : errors_from_errno(EBADF, "%s(): the socket %R is "
+                                            "closed", who, sock);
+    }
+    return fd;
+}
+
+int
+sockfd_of_fileobj(struct module_state *state, PyObject *obj, const char *who)
+{
+    if (PyObject_TypeCheck(obj, (PyTypeObject *)state->RawSocketType)) {
+        int fd = read_fd(state, obj);
+        if (fd < 0 && fd != -2) {
+            errors_from_errno(EBADF, "%s(): the socket %R is closed", who,
+                              obj);
+        }
+        return fd < 0 ? -1 : fd;
+    }
+    if (PyLong_Check(obj)) {
+        int overflow;
+        long fd = PyLong_AsLongAndOverflow(obj, &overflow);
+        if (fd == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (overflow != 0 || fd < 0 || fd > INT_MAX) {
+            PyErr_Format(PyExc_ValueError,
+                         "%s(): not a file descriptor: %R", who, obj);
+            return -1;
+        }
+        return (int)fd;
+    }
+    int fd = call_fileno(state, obj);
+    if (fd == -2 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() needs a file descriptor or an object with "
+                     "fileno(), not %.200s (%R)",
+                     who, Py_TYPE(obj)->tp_name, obj);
+    }
+    if (fd == -1) {
+        errors_from_errno(EBADF, "%s(): %R is closed", who, obj);
+    }
+    return fd < 0 ? -1 : fd;
+}
+
+int
+sockfd_require_nonblocking(int fd, PyObject *sock, const char *who)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0) {
+        return errors_from_errno(errno, "%s(): %R", who, sock);
+    }
+    if (!(flags & O_NONBLOCK)) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s() needs a non-blocking socket; call "
+                     "setblocking(False) on %R first",
+                     who, sock);
+        return -1;
+    }
+    return 0;
+}
+
+int
+sockfd_init(PyObject *Py_UNUSED(module), struct module_state *state)
+{
+    PyObject *socket = PyImport_ImportModule("socket");
+    if (socket == NULL) {
+        return -1;
+    }
+    state->SocketType = PyObject_GetAttrString(socket, "socket");
+    PyObject *raw = PyImport_ImportModule("_socket");
+    if (raw != NULL) {
+        state->RawSocketType = PyObject_GetAttrString(raw, "socket");
+        Py_DECREF(raw);
+    }
+    Py_DECREF(socket);
+    if (state->SocketType == NULL || state->RawSocketType == NULL) {
+        return -1;
+    }
+    state->socket_fd_offset = find_fd_offset(state);
+    return 0;
+}

@@ -1,0 +1,24 @@
+/* From a Python socket, file object or number to a descriptor, with the
+ * checks that every operation on a socket needs. */
+#ifndef PL_SCHED_SOCKFD_H
+#define PL_SCHED_SOCKFD_H
+
+#include <Python.h>
+
+#include "state.h"
+
+/* The descriptor of a socket.socket (or subclass).  -1 with TypeError (not a
+ * socket; an SSLSocket, whose bytes only ssl may read) or OSError EBADF (a
+ * closed one); `who` is the function's name. */
+int sockfd_get(struct module_state *state, PyObject *sock, const char *who);
+
+/* The descriptor of a socket, of any object with fileno(), or of an int.  -1
+ * with TypeError, ValueError (negative) or OSError EBADF. */
+int sockfd_of_fileobj(struct module_state *state, PyObject *obj,
+                      const char *who);
+
+/* 0, or -1 with ValueError if the descriptor is in blocking mode: for calls
+ * that have no MSG_DONTWAIT. */
+int sockfd_require_nonblocking(int fd, PyObject *sock, const char *who);
+
+#endif

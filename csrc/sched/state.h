@@ -1,0 +1,157 @@
+/* The module's state: types, exceptions, interned names, and what is borrowed
+ * from the standard library.  There are no other globals in sched and aio.
+ *
+ * Each part has an `xxx_init(module, state)` that is called once by module.c;
+ * it fills its fields and adds its public names to the module. */
+#ifndef PL_SCHED_STATE_H
+#define PL_SCHED_STATE_H
+
+#include <Python.h>
+
+#include "core/base.h"
+
+struct OpObject;
+
+/* The C types. */
+#define PL_STATE_TYPES(X) \
+    X(LoopType)           \
+    X(HandleType)         \
+    X(TimerHandleType)    \
+    X(TaskType)           \
+    X(WakeupType)         \
+    X(OpType)             \
+    X(ChannelType)        \
+    X(LinesType)          \
+    X(SelectorType)       \
+    X(SelectorMapType)
+
+/* Other objects, all owned. */
+#define PL_STATE_OBJECTS(X)                                                   \
+    X(Event)               /* enum.Enum made from traps.def */                \
+    X(TaskKind)            /* enum.StrEnum TaskType */                        \
+    X(trap_codes)          /* dict: event name -> int */                      \
+    X(event_codes)         /* dict: member of Event -> int */                 \
+    X(Enum)                /* enum.Enum */                                    \
+    X(Deadlock)                                                               \
+    X(ChannelClosed)                                                          \
+    X(LineTooLong)                                                            \
+    X(CancelledError)      /* from here on: asyncio's */                      \
+    X(InvalidStateError)                                                      \
+    X(QueueEmpty)                                                             \
+    X(QueueFull)                                                              \
+    X(AsyncioTask)                                                            \
+    X(AsyncioFuture)                                                          \
+    X(AsyncioHandle)                                                          \
+    X(AsyncioTimerHandle)                                                     \
+    X(current_tasks)       /* _asyncio._current_tasks, NULL from 3.14 on */   \
+    X(swap_current_task)   /* 3.14 */                                         \
+    X(get_running_loop)    /* _asyncio._get_running_loop */                   \
+    X(set_running_loop)                                                       \
+    X(extract_stack)       /* asyncio.format_helpers.extract_stack */         \
+    X(format_callback)     /* asyncio.format_helpers._format_callback_source */ \
+    X(main_thread)         /* threading.main_thread */                        \
+    X(get_asyncgen_hooks)  /* sys's */                                        \
+    X(set_asyncgen_hooks)                                                     \
+    X(set_wakeup_fd)       /* signal's */                                     \
+    X(SocketType)          /* socket.socket */                                \
+    X(RawSocketType)       /* _socket.socket */                               \
+    X(connect_by_name)     /* pyloop._resolve.connect_by_name */              \
+    X(sendto_by_name)      /* pyloop._resolve.sendto_by_name */
+
+/* Interned strings: field name str_X, text X. */
+#define PL_STATE_STRINGS(X)    \
+    X(_asyncgen_finalizer_hook) \
+    X(_asyncgen_firstiter_hook) \
+    X(_asyncio_future_blocking) \
+    X(_check_callback)         \
+    X(_check_thread)           \
+    X(_name_)                  \
+    X(_receiver)               \
+    X(_sender)                 \
+    X(add_done_callback)       \
+    X(call_exception_handler)  \
+    X(cancel)                  \
+    X(close)                   \
+    X(context)                 \
+    X(cr_running)              \
+    X(cr_suspended)            \
+    X(exception)               \
+    X(finalizer)               \
+    X(firstiter)               \
+    X(fileno)                  \
+    X(future)                  \
+    X(get_loop)                \
+    X(gi_running)              \
+    X(gi_suspended)            \
+    X(handle)                  \
+    X(message)                 \
+    X(msg)                     \
+    X(result)                  \
+    X(slow_callback_duration)  \
+    X(source_traceback)        \
+    X(task)                    \
+    X(throw)
+
+struct module_state {
+#define X(name) PyTypeObject *name;
+    PL_STATE_TYPES(X)
+#undef X
+#define X(name) PyObject *name;
+    PL_STATE_OBJECTS(X)
+#undef X
+#define X(name) PyObject *str_##name;
+    PL_STATE_STRINGS(X)
+#undef X
+    PyObject *kwnames_context;  /* ("context",) */
+    PyObject *kwnames_msg;      /* ("msg",) */
+    PyObject *kwnames_hooks;    /* ("firstiter", "finalizer") */
+
+    /* Recycled awaitables, linked through OpObject.object; bounded. */
+    struct OpObject *op_free;
+    int n_op_free;
+
+    uint64_t next_task_number;
+    /* Offset of the descriptor in a _socket.socket, or -1 where it could not
+     * be proved at import (then fileno() is called). */
+    Py_ssize_t socket_fd_offset;
+    /* gi_frame_state of a generator that has not started. */
+    int frame_state_created;
+};
+
+extern struct PyModuleDef pl_module_def;
+
+static inline struct module_state *
+state_of_module(PyObject *module)
+{
+    return (struct module_state *)PyModule_GetState(module);
+}
+
+/* The state for an object of one of our types or of a subclass. */
+static inline struct module_state *
+state_of(PyObject *self)
+{
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &pl_module_def);
+    return module != NULL ? state_of_module(module) : NULL;
+}
+
+/* Creates a heap type from `spec`, stores it in *slot and, if `name` is not
+ * NULL, adds it to the module under that name. */
+int state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
+                   const char *name);
+
+int asyncio_compat_init(PyObject *module, struct module_state *state);
+int errors_init(PyObject *module, struct module_state *state);
+int handle_init(PyObject *module, struct module_state *state);
+int op_init(PyObject *module, struct module_state *state);
+int task_init(PyObject *module, struct module_state *state);
+int step_init(PyObject *module, struct module_state *state);
+int traps_init(PyObject *module, struct module_state *state);
+int sockfd_init(PyObject *module, struct module_state *state);
+int ioop_init(PyObject *module, struct module_state *state);
+int sleep_init(PyObject *module, struct module_state *state);
+int channel_init(PyObject *module, struct module_state *state);
+int lines_init(PyObject *module, struct module_state *state);
+int spawn_init(PyObject *module, struct module_state *state);
+int eventloop_init(PyObject *module, struct module_state *state);
+
+#endif

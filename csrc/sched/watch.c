@@ -1,0 +1,236 @@
+/* Who waits for which descriptor: the layer between the reactor's fd table,
+ * whose pointers are opaque, and Python's references.
+ *
+ * Ownership: a watch owns one reference to each of its waiters and one to its
+ * `owner` (the socket object that the registration was made for).  The latter
+ * keeps the object's address from being reused while the poller still knows
+ * the descriptor, so that comparing addresses tells a new socket under an old
+ * number from the old one. */
+#include <Python.h>
+
+#include "loop.h"
+
+#include <errno.h>
+
+#include "errors.h"
+
+/* Hands a waiter that was just taken off its watch what it waited for.
+ * Steals the reference. */
+static void
+hand_over(LoopObject *loop, PyObject *waiter, bool persistent, int error)
+{
+    if (persistent) {
+        /* A reader callback of a descriptor that is gone: dropped, as the
+         * kernel dropped it. */
+        loop_unpromise(loop);
+    } else {
+        struct waiter *one_shot = (struct waiter *)waiter;
+        one_shot->fire(one_shot, loop, error);
+    }
+    Py_DECREF(waiter); /* call-out */
+}
+
+int
+loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
+           PyObject *waiter, bool persistent, PyObject **taken)
+{
+    struct reactor *reactor = loop->reactor;
+    struct watch *watch = fdtable_get(&reactor->fds, fd);
+    void *old_owner = NULL;
+    void *stale[2] = {NULL, NULL};
+    uint8_t stale_persistent = watch != NULL ? watch->persistent : 0;
+    if (PL_UNLIKELY(watch == NULL || watch->owner != owner
+                    || owner == NULL)) {
+        int rc
+            = reactor_claim(reactor, fd, owner, &watch, &old_owner, stale);
+        if (rc < 0) {
+            return errors_from_errno(rc, "watching descriptor %d", fd);
+        }
+        if (rc == 1) {
+            Py_INCREF(owner);
+        }
+    }
+    int result = 0;
+    if (watch->waiter[side] != NULL) {
+        *taken = watch->waiter[side];
+        result = 1;
+    } else if (persistent && loop_promise(loop) < 0) {
+        result = -1;
+    } else {
+        reactor_watch_set(reactor, watch, side, Py_NewRef(waiter),
+                          persistent);
+    }
+    /* Last, for these call out. */
+    for (int s = 0; s < 2; s++) {
+        if (stale[s] != NULL) {
+            hand_over(loop, stale[s], (stale_persistent >> s) & 1, -EBADF);
+        }
+    }
+    Py_XDECREF((PyObject *)old_owner); /* call-out: closes the old socket */
+    return result;
+}
+
+PyObject *
+loop_unwatch(LoopObject *loop, int fd, int side)
+{
+    if (loop->reactor == NULL) {
+        return NULL;
+    }
+    struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
+    if (watch == NULL || watch->waiter[side] == NULL) {
+        return NULL;
+    }
+    if (watch->persistent >> side & 1) {
+        loop_unpromise(loop);
+    }
+    return reactor_watch_clear(loop->reactor, watch, side);
+}
+
+PyObject *
+loop_watcher(LoopObject *loop, int fd, int side, bool *persistent)
+{
+    struct watch *watch = loop->reactor != NULL
+                              ? fdtable_get(&loop->reactor->fds, fd)
+                              : NULL;
+    if (watch == NULL) {
+        return NULL;
+    }
+    if (persistent != NULL) {
+        *persistent = watch->persistent >> side & 1;
+    }
+    return watch->waiter[side];
+}
+
+static void
+drop_waiters(LoopObject *loop, struct watch *watch, int error)
+{
+    for (int side = 0; side < 2; side++) {
+        if (watch->waiter[side] == NULL) {
+            continue;
+        }
+        bool persistent = watch->persistent >> side & 1;
+        PyObject *waiter = reactor_watch_clear(loop->reactor, watch, side);
+        hand_over(loop, waiter, persistent, error);
+    }
+}
+
+void
+loop_forget_fd(LoopObject *loop, int fd, int error)
+{
+    struct watch *watch = loop->reactor != NULL
+                              ? fdtable_get(&loop->reactor->fds, fd)
+                              : NULL;
+    if (watch == NULL) {
+        return;
+    }
+    drop_waiters(loop, watch, error);
+    PyObject *owner = reactor_forget(loop->reactor, watch);
+    Py_XDECREF(owner); /* call-out */
+}
+
+/* The poller did not take a registration (a closed descriptor, a regular
+ * file): tasks that wait get the error; a reader callback is called, so that
+ * it meets the error in its own system call, and is dropped. */
+void
+loop_watch_refused(struct watch *watch, int error, void *arg)
+{
+    LoopObject *loop = arg;
+    for (int side = 0; side < 2; side++) {
+        if (watch->waiter[side] == NULL) {
+            continue;
+        }
+        bool persistent = watch->persistent >> side & 1;
+        PyObject *waiter = reactor_watch_clear(loop->reactor, watch, side);
+        if (persistent) {
+            loop_push_promised(loop, (struct runnable *)waiter);
+            continue;
+        }
+        struct waiter *one_shot = (struct waiter *)waiter;
+        one_shot->fire(one_shot, loop, error);
+        Py_DECREF(waiter); /* call-out */
+    }
+}
+
+void
+loop_watch_released(void *owner, void *Py_UNUSED(loop))
+{
+    Py_XDECREF((PyObject *)owner); /* call-out: may close the socket */
+}
+
+int
+loop_fire_io(LoopObject *loop, int n)
+{
+    struct reactor *reactor = loop->reactor;
+    for (int i = 0; i < n; i++) {
+        const struct poller_event *event = &reactor->events[i];
+        for (int side = 0; side < 2; side++) {
+            if (!(event->events >> side & 1)) {
+                continue;
+            }
+            /* Looked up anew each time: firing may have changed it. */
+            struct watch *watch = fdtable_get(&reactor->fds, event->fd);
+            if (watch == NULL || watch->generation != event->generation
+                || watch->waiter[side] == NULL) {
+                continue;
+            }
+            if (watch->persistent >> side & 1) {
+                struct runnable *handle = watch->waiter[side];
+                if (loop_push(loop, handle) < 0) {
+                    return -1;
+                }
+                continue;
+            }
+            struct waiter *waiter
+                = reactor_watch_clear(reactor, watch, side);
+            waiter->fire(waiter, loop, 0);
+            Py_DECREF(waiter);
+        }
+    }
+    return 0;
+}
+
+struct traverse_arg {
+    visitproc visit;
+    void *arg;
+};
+
+static int
+traverse_watch(struct watch *watch, void *arg)
+{
+    const struct traverse_arg *t = arg;
+    for (int side = 0; side < 2; side++) {
+        if (watch->waiter[side] != NULL) {
+            int rc = t->visit(watch->waiter[side], t->arg);
+            if (rc) {
+                return rc;
+            }
+        }
+    }
+    return watch->owner != NULL ? t->visit(watch->owner, t->arg) : 0;
+}
+
+int
+loop_watch_traverse(LoopObject *loop, visitproc visit, void *arg)
+{
+    struct traverse_arg t = {visit, arg};
+    return loop->reactor != NULL
+               ? fdtable_foreach(&loop->reactor->fds, traverse_watch, &t)
+               : 0;
+}
+
+static int
+release_watch(struct watch *watch, void *arg)
+{
+    LoopObject *loop = arg;
+    drop_waiters(loop, watch, -ECANCELED);
+    PyObject *owner = watch->owner;
+    watch->owner = NULL;
+    Py_XDECREF(owner); /* call-out */
+    return 0;
+}
+
+void
+loop_watch_release_all(LoopObject *loop)
+{
+    (void)fdtable_foreach(&loop->reactor->fds, release_watch, loop);
+}

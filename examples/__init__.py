@@ -1,0 +1,1 @@
+"""Small complete programs on pyloop: run one with `python -m pyloop.examples.NAME --help`."""

@@ -1,0 +1,142 @@
+"""What every example program needs around its coroutines: options, sockets, a clean end.
+
+Nothing here is about any one protocol. In short:
+
+- `options` makes the parser with `--host`, `--port` and `--verbose`;
+- `listen`, `accept_next` and `tcp_socket` are the TCP set-up of servers and clients;
+- `run_program` runs the main coroutine and turns its end into an exit status: 0 when the work is
+  done or somebody asked for the end (Ctrl-C, SIGTERM, the reader of our output left), 1 with one
+  line on stderr when it failed. argparse itself exits with 2.
+"""
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from pyloop import LineTooLong, accept, run, sleep
+
+# accept() fails with these while descriptors or memory are short. The connection stays in the
+# kernel's queue, so asking again at once would spin.
+SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+SHORTAGE_PAUSE = 0.1  # seconds: soon enough for the client, rare enough for the processor
+
+# The connection broke before it was accepted: its own misfortune, nobody else's.
+STILLBORN = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
+
+log = logging.getLogger(__name__)
+
+
+def port_number(text: str) -> int:
+    """Read a TCP port for argparse."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError(text)
+    return port
+
+
+def seconds(text: str) -> float:
+    """Read a time limit for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def options(name: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of example `name`; the caller adds what is the example's own."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pyloop.examples.{name}",
+        description=description,
+        epilog="Ctrl-C or SIGTERM ends the program with exit status 0.",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address of the server (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        default=8080,
+        help="port of the server; a server given 0 takes a free one and says which"
+        " (default: %(default)s)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log each connection to stderr")
+    return parser
+
+
+def tcp_family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def tcp_socket(host: str) -> socket.socket:
+    """Make a socket that can be connected to `host`."""
+    sock = socket.socket(tcp_family(host), socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the server's socket."""
+    sock = socket.create_server((host, port), family=tcp_family(host), backlog=1024)
+    sock.setblocking(False)
+    return sock
+
+
+def name_of(sock: socket.socket) -> str:
+    """Return `host:port` of our end of `sock`, with the port that the kernel chose for 0."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def accept_next(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Accept the next connection; what goes wrong with one does not end the server.
+
+    Raises OSError only for what will not pass, such as a closed listener.
+    """
+    while True:
+        try:
+            conn, addr = await accept(listener)
+        except OSError as error:
+            if error.errno not in SHORTAGE | STILLBORN:
+                raise
+            log.warning("cannot accept: %s", error)
+            if error.errno in SHORTAGE:
+                await sleep(SHORTAGE_PAUSE)
+        else:
+            # Short lines must not wait for the acknowledgement of the ones before.
+            with suppress(OSError):  # the client may have gone already
+                conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return conn, addr
+
+
+async def end_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main`; SIGTERM cancels it, as Ctrl-C does in `pyloop.run` without our help."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await main
+
+
+def run_program(
+    parser: argparse.ArgumentParser, main: Coroutine[Any, Any, None], *, verbose: bool
+) -> int:
+    """Run `main` to its end and return the exit status of the process."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    try:
+        run(end_on_sigterm(main))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass
+    except BrokenPipeError:
+        # `... | head -1`: Python would try once more to flush stdout when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, LineTooLong, UnicodeDecodeError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,191 @@
+"""The Python half of EventLoop: what runs per connection or less.
+
+``LoopCore`` (C) comes first in the MRO: running, callbacks, timers, readers and writers, native
+tasks.  ``asyncio.SelectorEventLoop`` behind it gives servers, TLS, subprocesses, executors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import types
+import weakref
+from asyncio import base_events
+from collections.abc import Callable, Coroutine, Generator
+from selectors import BaseSelector
+from typing import Any
+
+from pyloop import _core
+from pyloop._run import run_tasks
+
+logger = logging.getLogger("asyncio")
+
+
+class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
+    """An event loop for coroutines, generators and everything of asyncio.
+
+    Args:
+        main: a coroutine or generator that ``run()`` without arguments starts with.
+        selector: a ``selectors.BaseSelector`` to drive instead of the loop's own poller.
+        backend: ``"epoll"`` or ``"poll"``; default ``$PYLOOP_BACKEND``, else the best there is.
+
+    Raises:
+        ValueError: no such backend.
+        TypeError: ``main`` is not a coroutine or generator.
+
+    Example:
+        ``EventLoop(main=server.serve_forever()).run()``
+    """
+
+    def __init__(
+        self,
+        main: Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | None = None,
+        selector: BaseSelector | None = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self._init_core(backend)
+        # Past SelectorEventLoop.__init__, which makes a selector and a self-pipe: the core has
+        # both in its reactor.
+        base_events.BaseEventLoop.__init__(self)
+        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._signal_handlers: dict[int, Any] = {}
+        self._unix_server_sockets: dict[Any, Any] = {}
+        self._selector = selector
+        try:
+            if main is not None:
+                self._create_native_task(main)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- coroutines and generators ---
+
+    def run(self, *coros: Coroutine[Any, Any, Any] | Generator[Any, Any, Any]) -> Any:
+        """Run coroutines or generators until they and all they spawned have ended.
+
+        Without arguments: what ``main=`` and ``create_task(generator)`` have left to do.
+        It may be called again.  See ``pyloop.run`` for results and errors.
+
+        Example:
+            ``loop.run(server(), client())``
+        """
+        return run_tasks(self, coros)
+
+    def create_task(self, coro: Any, **kwargs: Any) -> Any:
+        """Make a task: of a generator a ``pyloop.Task``, of a coroutine an ``asyncio.Task``.
+
+        Keyword arguments are those of ``asyncio.Task`` (``name``, ``context``, ...).
+
+        Example:
+            ``loop.create_task(self.serve_client(conn))``
+        """
+        if type(coro) is types.GeneratorType:
+            return self._create_native_task(coro, **kwargs)
+        return super().create_task(coro, **kwargs)
+
+    async def shutdown_asyncgens(self) -> None:
+        """Cancel native tasks that are left, then close all open asynchronous generators."""
+        await self._cancel_native_tasks()
+        await super().shutdown_asyncgens()
+
+    async def _cancel_native_tasks(self) -> None:
+        current = asyncio.current_task(self)
+        left = [task for task in self._native_tasks() if task is not current]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.gather(*left, return_exceptions=True)
+
+    # --- life ---
+
+    def close(self) -> None:
+        """Close the loop; nothing happens if it is closed already.
+
+        Raises:
+            RuntimeError: it is running.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        if self._debug:
+            logger.debug("Close %r", self)
+        for signum in list(self._signal_handlers):
+            self.remove_signal_handler(signum)
+        self._release_core()
+        executor = self._default_executor
+        self._executor_shutdown_called = True
+        if executor is not None:
+            self._default_executor = None
+            executor.shutdown(wait=False)
+
+    def _make_self_pipe(self) -> None:
+        """Nothing: the reactor has a wake-up of its own."""
+
+    def _close_self_pipe(self) -> None:
+        """Nothing: see _make_self_pipe."""
+
+    def _log_slow_callback(self, handle: asyncio.Handle, seconds: float) -> None:
+        if seconds >= self.slow_callback_duration:
+            logger.warning(
+                "Executing %s took %.3f seconds",
+                base_events._format_handle(handle),  # type: ignore[attr-defined]
+                seconds,
+            )
+
+    # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+        """Call ``callback(*args)`` in the loop whenever the signal comes.
+
+        Raises:
+            TypeError: a coroutine function was given.
+            ValueError: not a signal, or not in the main thread.
+            RuntimeError: the signal cannot be caught, or the loop is closed.
+        """
+        if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
+            raise TypeError("coroutines cannot be used with add_signal_handler()")
+        self._check_signal(sig)
+        self._check_closed()
+        old = signal.getsignal(sig)
+        try:
+            signal.signal(sig, _noop_handler)
+            signal.siginterrupt(sig, False)
+        except (ValueError, OSError) as exc:
+            if isinstance(exc, OSError):
+                raise RuntimeError(f"sig {sig} cannot be caught") from exc
+            raise RuntimeError(str(exc)) from exc
+        try:
+            self._add_signal(int(sig), callback, *args)
+        except BaseException:
+            signal.signal(sig, old if old is not None else signal.SIG_DFL)
+            raise
+        self._signal_handlers[sig] = callback
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove a handler; return whether there was one."""
+        self._check_signal(sig)
+        if self._signal_handlers.pop(sig, None) is None:
+            return False
+        self._remove_signal(int(sig))
+        default = signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL
+        try:
+            signal.signal(sig, default)
+        except OSError as exc:
+            raise RuntimeError(f"sig {sig} cannot be caught") from exc
+        return True
+
+
+def _noop_handler(signum: int, frame: types.FrameType | None) -> None:
+    """The wake-up has told the loop; Python must only not run the default action."""
+
+
+def new_event_loop() -> EventLoop:
+    """Return a new EventLoop: a factory for asyncio.Runner, uvicorn and the like.
+
+    Example:
+        ``asyncio.run(main(), loop_factory=pyloop.new_event_loop)``  (3.12+)
+    """
+    return EventLoop()

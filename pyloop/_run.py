@@ -1,0 +1,299 @@
+"""run(): from start to end of a program of coroutines, and timeout().
+
+What happens once per run is here, in Python; what happens once per step is in C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pyloop import _core
+
+if TYPE_CHECKING:
+    from pyloop._loop import EventLoop
+
+# A task may swallow CancelledError and wait again.  After so many rounds in which nothing but
+# such tasks is left, run() closes their coroutines instead.
+_MAX_CANCEL_ROUNDS = 100
+
+
+def run(*coros: Any, backend: str | None = None, debug: bool | None = None) -> Any:
+    """Run coroutines until they and all tasks they spawned have ended.
+
+    Ready tasks run first in, first out, in the order of the arguments.
+
+    Args:
+        coros: coroutines or generators that have not started.
+        backend: ``"epoll"`` or ``"poll"``; default: ``$PYLOOP_BACKEND``, else the best there is.
+        debug: asyncio's debug mode; default: as asyncio decides.
+
+    Returns:
+        The result of a single coroutine; a list of the results of several; None for none.
+
+    Raises:
+        BaseException: what one of the coroutines raised; the others are cancelled first.
+        Deadlock: they wait for something that can never come.
+        KeyboardInterrupt: Ctrl-C; all tasks are cancelled first.
+        RuntimeError: an event loop is running in this thread.
+
+    Example:
+        ``pyloop.run(ping(chan), pong(chan))``
+    """
+    from pyloop._loop import EventLoop
+
+    if asyncio._get_running_loop() is not None:
+        _close_all(coros)
+        raise RuntimeError("run() cannot be called from a running event loop")
+    try:
+        loop = EventLoop(backend=backend)
+    except BaseException:
+        _close_all(coros)
+        raise
+    try:
+        if debug is not None:
+            loop.set_debug(debug)
+        return loop.run(*coros)
+    finally:
+        loop.close()
+
+
+def timeout(seconds: float | None) -> asyncio.Timeout:
+    """Limit what a block awaits: an asynchronous context manager.
+
+    Args:
+        seconds: int or float, not negative; None: no limit.
+
+    Raises:
+        TimeoutError: on leaving the block, if it was cancelled because its time was over.
+        TypeError: not a number.
+        ValueError: negative or NaN.
+
+    Example:
+        ``async with pyloop.timeout(2.5): data = await pyloop.recv(conn)``
+    """
+    if seconds is None:
+        return asyncio.timeout(None)
+    if not isinstance(seconds, int | float):
+        raise TypeError(
+            f"timeout(): seconds must be a real number or None, not {type(seconds).__name__} "
+            f"({seconds!r})"
+        )
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"timeout(): seconds must not be negative or NaN, got {seconds!r}")
+    return asyncio.timeout(seconds)
+
+
+def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
+    """EventLoop.run: start the roots, run to the end, clean up, give the results."""
+    roots: list[_core.Task[Any]] = []
+    try:
+        if loop.is_running() or asyncio._get_running_loop() is not None:
+            raise RuntimeError("run() cannot be called from a running event loop")
+        seen: set[int] = set()
+        for coro in coros:
+            if id(coro) in seen:
+                raise RuntimeError(f"run(): {coro!r} was given twice")
+            seen.add(id(coro))
+        for coro in coros:
+            roots.append(loop._create_native_task(coro, root=True))
+    except BaseException:
+        _close_all(coros[len(roots) :])
+        _abandon(loop, roots)
+        raise
+    with _Interrupts(loop) as interrupts:
+        try:
+            _run_to_end(loop)
+        except BaseException:
+            _finish(loop, roots)
+            if interrupts.pending:
+                raise KeyboardInterrupt() from None
+            raise
+        _finish(loop, roots)
+        if interrupts.pending:
+            raise KeyboardInterrupt()
+    for root in roots:
+        root.result()
+    if len(roots) == 1:
+        return roots[0].result()
+    return [root.result() for root in roots] if roots else None
+
+
+def _run_to_end(loop: EventLoop) -> None:
+    """Run until no native task is left; raise what a root raised, or Deadlock."""
+    may_wait = False
+    while True:
+        reason = loop._run_tasks(may_wait)
+        may_wait = False
+        if reason == "ended":
+            return
+        if reason == "failed":
+            failed = loop._take_failed()
+            if failed is not None:
+                failed.result()
+        elif reason == "stopped":
+            raise RuntimeError("the event loop was stopped before its tasks had ended")
+        elif _others_may_help(loop):
+            may_wait = True
+        else:
+            _raise_deadlock(loop)
+
+
+def _raise_deadlock(loop: EventLoop) -> None:
+    """Nothing can go on: an error if a root waits, else the end of the spawned tasks."""
+    tasks = loop._native_tasks()
+    if any(loop._is_root(task) for task in tasks):
+        waiting = "\n".join(f"  {loop._describe_task(task)}" for task in tasks)
+        raise _core.Deadlock(
+            f"{len(tasks)} task{'s' if len(tasks) != 1 else ''} wait for something that can "
+            f"never come:\n{waiting}"
+        )
+    for task in tasks:
+        task.cancel()
+    _run_cancelled(loop)
+
+
+def _others_may_help(loop: EventLoop) -> bool:
+    """Whether another thread could still wake a task: then nobody can say "never"."""
+    idle = _idle_executor_threads(loop)
+    current = threading.current_thread()
+    return any(
+        thread is not current and thread not in idle for thread in threading.enumerate()
+    )
+
+
+def _idle_executor_threads(loop: EventLoop) -> set[Any]:
+    """Threads of the loop's default executor, if it has nothing to do."""
+    executor = getattr(loop, "_default_executor", None)
+    threads = getattr(executor, "_threads", None)
+    queue = getattr(executor, "_work_queue", None)
+    idle = getattr(getattr(executor, "_idle_semaphore", None), "_value", -1)
+    if not threads or queue is None or queue.qsize() or idle < len(threads):
+        return set()
+    return set(threads)
+
+
+def _finish(loop: EventLoop, roots: Sequence[Any]) -> None:
+    """Cancel whatever is left, run it to its end, close asynchronous generators."""
+    for task in loop._native_tasks():
+        task.cancel()
+    _run_cancelled(loop)
+    pending = asyncio.all_tasks(loop)
+    if pending or loop._asyncgens:
+        for task in pending:
+            task.cancel()
+        loop.run_until_complete(_collect(loop, pending))
+    loop._take_failed()
+    for root in roots:
+        if root.done() and not root.cancelled():
+            root.exception()
+
+
+async def _collect(loop: EventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled() and task.exception() is not None:
+            loop.call_exception_handler(
+                {
+                    "message": "unhandled exception during run() shutdown",
+                    "exception": task.exception(),
+                    "task": task,
+                }
+            )
+    await loop.shutdown_asyncgens()
+
+
+def _run_cancelled(loop: EventLoop) -> None:
+    """Run until the cancelled native tasks have ended, however they resist."""
+    for _ in range(_MAX_CANCEL_ROUNDS):
+        while True:
+            reason = loop._run_tasks(False)
+            if reason == "failed":
+                loop._take_failed()
+            elif reason == "stuck" and _others_may_help(loop):
+                loop._run_tasks(True)
+            elif reason != "stopped":
+                break
+        if reason == "ended":
+            return
+        for task in loop._native_tasks():
+            task.cancel()
+    loop._close_native_tasks()
+
+
+def _abandon(loop: EventLoop, roots: Sequence[Any]) -> None:
+    """Roots that were made but will not run."""
+    for root in roots:
+        root.cancel()
+    if roots and not loop.is_running() and asyncio._get_running_loop() is None:
+        _run_cancelled(loop)
+
+
+def _close_all(coros: Sequence[Any]) -> None:
+    """Close coroutines that will not run, so that they do not warn."""
+    for coro in coros:
+        close = getattr(coro, "close", None)
+        if close is not None and hasattr(coro, "send") and not _is_busy(coro):
+            close()
+
+
+def _is_busy(coro: Any) -> bool:
+    return bool(
+        getattr(coro, "cr_running", False)
+        or getattr(coro, "gi_running", False)
+        or getattr(coro, "cr_suspended", False)
+        or getattr(coro, "gi_suspended", False)
+    )
+
+
+class _Interrupts:
+    """Ctrl-C while run() runs: the first cancels all tasks, the second raises at once.
+
+    As asyncio.Runner does it: only in the main thread, and only while Python's own handler is
+    installed, so that a program's handler is left alone.
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._count = 0
+        self._installed: Callable[[int, FrameType | None], None] | None = None
+
+    @property
+    def pending(self) -> bool:
+        return self._count > 0
+
+    def __enter__(self) -> _Interrupts:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            try:
+                signal.signal(signal.SIGINT, self._on_sigint)
+            except ValueError:
+                return self  # a sub-interpreter: signals are not ours
+            self._installed = self._on_sigint
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if (
+            self._installed is not None
+            and signal.getsignal(signal.SIGINT) == self._installed
+        ):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count > 1 or self._loop.is_closed():
+            raise KeyboardInterrupt()
+        self._loop.call_soon_threadsafe(self._cancel_all)
+
+    def _cancel_all(self) -> None:
+        for task in self._loop._native_tasks():
+            task.cancel()
+        for asyncio_task in asyncio.all_tasks(self._loop):
+            asyncio_task.cancel()

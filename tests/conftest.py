@@ -1,0 +1,58 @@
+"""Fixtures for every test: the poller backends, and the check that a test left no descriptor."""
+
+import gc
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+BACKENDS = ("epoll", "poll")
+
+# A loaded machine makes any single example slow, and `backend` is the same for all examples.
+settings.register_profile(
+    "pyloop",
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("pyloop")
+
+
+def pytest_configure() -> None:
+    """Let SIGINT through: a shell starts background jobs with it ignored, and children inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backend; loops made in the test, or by programs it starts, use it."""
+    name: str = request.param
+    monkeypatch.setenv("PYLOOP_BACKEND", name)
+    return name
+
+
+def open_descriptors() -> dict[int, str]:
+    """Each open descriptor of this process and what it is open on."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:
+            pass  # the one that listdir itself had open
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_left() -> Iterator[None]:
+    """Fail a test after which more descriptors are open than before it."""
+    before = open_descriptors()
+    yield
+    after = open_descriptors()
+    if len(after) > len(before):
+        gc.collect()
+        after = open_descriptors()
+    if len(after) > len(before):
+        left = {fd: name for fd, name in after.items() if before.get(fd) != name}
+        pytest.fail(f"the test left descriptors open: {left}")

@@ -1,0 +1,92 @@
+"""Helpers that several test modules share."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+
+def socketpair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+    """Two connected non-blocking Unix sockets."""
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
+    left.setblocking(False)
+    right.setblocking(False)
+    return left, right
+
+
+def listener(host: str = "127.0.0.1", backlog: int = 128) -> socket.socket:
+    """A non-blocking TCP socket that listens on a free port of the loopback interface."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind((host, 0))
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def fill_socket(sock: socket.socket) -> int:
+    """Send until the kernel takes no more; the number of bytes that it took.
+
+    Tries with single bytes last: a Unix socket that refuses a large piece may still take a
+    small one.
+    """
+    sent = 0
+    for piece in (bytes(65536), b"\0"):
+        while True:
+            try:
+                sent += sock.send(piece, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+    return sent
+
+
+def drain_socket(sock: socket.socket) -> bytes:
+    """Everything that can be read without waiting; the rest, where the peer has closed."""
+    pieces = []
+    while True:
+        try:
+            piece = sock.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            break
+        if not piece:
+            break
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def run_python(
+    code: str,
+    *args: str,
+    env: Mapping[str, str | None] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    input: str | None = None,
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a new interpreter, with `args` as its sys.argv[1:], and wait for its end.
+
+    `env` changes the environment: a value of None removes a variable. The result has the exit
+    status and what the program printed; raises subprocess.TimeoutExpired after `timeout` seconds.
+    """
+    environment = dict(os.environ)
+    for name, value in (env or {}).items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    # -P: the current directory may hold a folder named as an installed package.
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, *args],
+        env=environment,
+        cwd=cwd,
+        input=input,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,229 @@
+"""Roots that wait for what can never come end in Deadlock, which says who waits where."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import Any
+
+import pytest
+from face_support import pair, task_name
+
+import pyloop
+
+
+def test_deadlock_is_a_runtime_error() -> None:
+    assert issubclass(pyloop.Deadlock, RuntimeError)
+
+
+@pytest.mark.parametrize("side", ["recv", "send"])
+def test_one_root_on_a_channel_without_a_partner(side: str) -> None:
+    names: list[str] = []
+
+    async def root(chan: pyloop.Channel) -> None:
+        names.append(task_name())
+        await (chan.recv() if side == "recv" else chan.send(1))
+
+    with pytest.raises(pyloop.Deadlock) as caught:
+        pyloop.run(root(pyloop.Channel()))
+    message = str(caught.value)
+    assert names[0] in message
+    assert side in message.lower()
+    assert "chan" in message.lower()
+
+
+def test_the_message_lists_every_waiting_task() -> None:
+    names: list[str] = []
+
+    async def root(chan: pyloop.Channel) -> None:
+        names.append(task_name())
+        await chan.recv()
+
+    with pytest.raises(pyloop.Deadlock) as caught:
+        pyloop.run(*(root(pyloop.Channel()) for _ in range(5)))
+    assert len(set(names)) == 5
+    for name in names:
+        assert name in str(caught.value)
+
+
+def test_tasks_that_wait_for_each_other() -> None:
+    async def wait_for(tasks: dict[str, Any], other: str) -> None:
+        await tasks[other]
+
+    async def root() -> None:
+        tasks: dict[str, Any] = {}
+        tasks["left"] = await pyloop.spawn(wait_for(tasks, "right"), name="left-task")
+        tasks["right"] = await pyloop.spawn(wait_for(tasks, "left"), name="right-task")
+        await tasks["left"]
+
+    with pytest.raises(pyloop.Deadlock) as caught:
+        pyloop.run(root())
+    assert "left-task" in str(caught.value)
+    assert "right-task" in str(caught.value)
+
+
+def test_a_root_that_joins_a_stuck_child() -> None:
+    async def child() -> None:
+        await pyloop.Channel().recv()
+
+    async def root() -> None:
+        await (await pyloop.spawn(child(), name="the-stuck-child"))
+
+    with pytest.raises(pyloop.Deadlock, match="the-stuck-child"):
+        pyloop.run(root())
+
+
+def test_finally_blocks_of_deadlocked_tasks_run() -> None:
+    ended: list[str] = []
+
+    async def stuck(name: str) -> None:
+        try:
+            await pyloop.Channel().recv()
+        finally:
+            await pyloop.pause()
+            ended.append(name)
+
+    async def root() -> None:
+        await pyloop.spawn(stuck("child"))
+        await stuck("root")
+
+    with pytest.raises(pyloop.Deadlock):
+        pyloop.run(root())
+    assert sorted(ended) == ["child", "root"]
+
+
+def test_one_root_ends_and_the_other_is_stuck() -> None:
+    ended: list[str] = []
+
+    async def good() -> None:
+        for _ in range(5):
+            await pyloop.pause()
+        await pyloop.sleep(0.001)
+        ended.append("good")
+
+    async def stuck() -> None:
+        await pyloop.Channel().recv()
+
+    with pytest.raises(pyloop.Deadlock):
+        pyloop.run(good(), stuck())
+    assert ended == ["good"]
+
+
+def test_the_channel_is_usable_afterwards() -> None:
+    chan = pyloop.Channel()
+
+    async def receiver() -> Any:
+        return await chan.recv()
+
+    async def sender() -> None:
+        await chan.send("value")
+
+    for side in (receiver, sender):
+        with pytest.raises(pyloop.Deadlock):
+            pyloop.run(side())
+        assert chan._sender is None
+        assert chan._receiver is None
+        assert pyloop.run(receiver(), sender())[0] == "value"
+
+
+def test_the_loop_is_usable_afterwards() -> None:
+    async def stuck() -> None:
+        await pyloop.Channel().recv()
+
+    async def good() -> str:
+        await pyloop.sleep(0)
+        return "good"
+
+    loop = pyloop.EventLoop()
+    try:
+        for _ in range(3):
+            with pytest.raises(pyloop.Deadlock):
+                loop.run(stuck())
+            assert loop.run(good()) == "good"
+    finally:
+        loop.close()
+
+
+def test_waiting_for_a_socket_is_no_deadlock(backend: str) -> None:
+    async def root(left: socket.socket) -> bytes:
+        return await pyloop.recv(left)
+
+    with pair() as (left, right):
+        timer = threading.Timer(0.02, right.send, [b"late"])
+        timer.start()
+        assert pyloop.run(root(left), backend=backend) == b"late"
+        timer.join()
+
+
+def test_waiting_while_another_task_sleeps_is_no_deadlock() -> None:
+    chan = pyloop.Channel()
+
+    async def sleeper() -> None:
+        await pyloop.sleep(0.005)
+        await chan.send("slept")
+
+    async def root() -> Any:
+        return await chan.recv()
+
+    assert pyloop.run(root(), sleeper())[0] == "slept"
+
+
+def test_waiting_while_a_callback_is_due_is_no_deadlock() -> None:
+    async def root() -> Any:
+        chan = pyloop.Channel(1)
+        asyncio.get_running_loop().call_later(0.005, chan.send_nowait, "called")
+        return await chan.recv()
+
+    assert pyloop.run(root()) == "called"
+
+
+def test_waiting_while_a_reader_callback_is_registered_is_no_deadlock(backend: str) -> None:
+    async def root(left: socket.socket) -> Any:
+        chan = pyloop.Channel(1)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(left, chan.send_nowait, "readable")
+        try:
+            return await chan.recv()
+        finally:
+            loop.remove_reader(left)
+
+    with pair() as (left, right):
+        timer = threading.Timer(0.02, right.send, [b"x"])
+        timer.start()
+        assert pyloop.run(root(left), backend=backend) == "readable"
+        timer.join()
+
+
+def test_waiting_for_a_thread_is_no_deadlock() -> None:
+    async def root() -> str:
+        release = threading.Event()
+        threading.Timer(0.02, release.set).start()
+        await asyncio.to_thread(release.wait)
+        return "joined"
+
+    assert pyloop.run(root()) == "joined"
+
+
+def test_a_future_that_another_thread_completes_is_no_deadlock() -> None:
+    async def root() -> str:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        timer = threading.Timer(0.02, loop.call_soon_threadsafe, [future.set_result, "done"])
+        timer.start()
+        return await future
+
+    assert pyloop.run(root()) == "done"
+
+
+def test_a_task_that_catches_the_end_and_waits_again_cannot_hold_the_run() -> None:
+    async def stubborn() -> None:
+        chan = pyloop.Channel()
+        for _ in range(3):
+            try:
+                await chan.recv()
+            except asyncio.CancelledError:
+                await pyloop.pause()
+
+    with pytest.raises(pyloop.Deadlock):
+        pyloop.run(stubborn())
