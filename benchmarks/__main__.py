@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 
 from benchmarks import echo, memory, micro, report
@@ -75,6 +76,8 @@ def options(arguments: argparse.Namespace) -> Options:
 
 def main() -> int:
     arguments = parse()
+    # Whoever ends us, servers are stopped and what was measured is reported.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     lab = Lab(options(arguments))
     chosen = SUITES.values() if arguments.suite == "all" else [SUITES[arguments.suite]]
     try:

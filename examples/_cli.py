@@ -3,7 +3,7 @@
 Nothing here is about any one protocol. In short:
 
 - `options` makes the parser with `--host`, `--port` and `--verbose`;
-- `listen`, `accept_next` and `tcp_socket` are the TCP set-up of servers and clients;
+- `listen`, `accept_next` and `dial` are the TCP set-up of servers and clients;
 - `run_program` runs the main coroutine and turns its end into an exit status: 0 when the work is
   done or somebody asked for the end (Ctrl-C, SIGTERM, the reader of our output left), 1 with one
   line on stderr when it failed. argparse itself exits with 2.
@@ -21,7 +21,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from pyloop import LineTooLong, accept, run, sleep
+from pyloop import LineTooLong, accept, connect, run, sleep
 
 # accept() fails with these while descriptors or memory are short. The connection stays in the
 # kernel's queue, so asking again at once would spin.
@@ -75,10 +75,19 @@ def tcp_family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def tcp_socket(host: str) -> socket.socket:
-    """Make a socket that can be connected to `host`."""
+async def dial(host: str, port: int) -> socket.socket:
+    """Connect to a server; raises OSError with a message for people."""
     sock = socket.socket(tcp_family(host), socket.SOCK_STREAM)
-    sock.setblocking(False)
+    try:
+        sock.setblocking(False)
+        await connect(sock, (host, port))
+    except BaseException as error:
+        sock.close()
+        code = error.errno if isinstance(error, OSError) else None
+        if code is None or code not in errno.errorcode:
+            raise
+        reason = os.strerror(code)
+        raise OSError(f"cannot connect to {host} port {port}: {reason}") from error
     return sock
 
 
@@ -124,6 +133,17 @@ async def end_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
     await main
 
 
+def output_is_lost() -> bool:
+    """Whether nobody reads our stdout any more, as in `... | head -1`."""
+    try:
+        sys.stdout.flush()  # what could not be written is still in the buffer
+    except BrokenPipeError:
+        # Python will try once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def run_program(
     parser: argparse.ArgumentParser, main: Coroutine[Any, Any, None], *, verbose: bool
 ) -> int:
@@ -133,10 +153,9 @@ def run_program(
         run(end_on_sigterm(main))
     except (KeyboardInterrupt, asyncio.CancelledError):
         pass
-    except BrokenPipeError:
-        # `... | head -1`: Python would try once more to flush stdout when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, LineTooLong, UnicodeDecodeError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+        # A broken pipe may also be the connection.
+        if not (isinstance(error, BrokenPipeError) and output_is_lost()):
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 1
     return 0

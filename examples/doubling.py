@@ -20,8 +20,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from pyloop import connect, lines, sendall, sleep, spawn
-from pyloop.examples._cli import accept_next, listen, name_of, options, run_program, tcp_socket
+from pyloop import lines, sendall, sleep, spawn
+from pyloop.examples._cli import accept_next, dial, listen, name_of, options, run_program
 
 MAX_LINE = 4096  # bytes; stays below 4300 digits, where int() and str() refuse by default
 
@@ -69,8 +69,7 @@ async def doubling_client(
 
     Raises OSError when the server cannot be reached, ConnectionError when it leaves early.
     """
-    with tcp_socket(host) as sock:
-        await connect(sock, (host, port))
+    with await dial(host, port) as sock:
         answers = lines(sock)
         for n in random_numbers() if numbers is None else numbers:
             await sendall(sock, f"{n}\n".encode())

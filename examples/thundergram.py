@@ -30,16 +30,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from pyloop import Channel, ChannelClosed, connect, lines, recv, sendall, spawn, timeout
-from pyloop.examples._cli import (
-    accept_next,
-    listen,
-    name_of,
-    options,
-    run_program,
-    seconds,
-    tcp_socket,
-)
+from pyloop import Channel, ChannelClosed, lines, recv, sendall, spawn, timeout
+from pyloop.examples._cli import accept_next, dial, listen, name_of, options, run_program, seconds
 from pyloop.examples._terminal import talk
 
 SERVER = "server"  # the author of what the server says
@@ -193,8 +185,7 @@ def split_message(line: str) -> tuple[list[str], str]:
 
 async def thundergram_client(login: str, *, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Be `login` at the terminal until the server closes the connection."""
-    with tcp_socket(host) as sock:
-        await connect(sock, (host, port))
+    with await dial(host, port) as sock:
         await sendall(sock, f"{login}\n".encode())
         await talk(sock)
 
@@ -203,12 +194,10 @@ def main() -> int:
     parser = options("thundergram", "A chat server, and its terminal client.")
     parser.add_argument("role", nargs="?", choices=("server", "client"), default="server")
     parser.add_argument("login", nargs="?", help="for the client: who you are")
-    parser.add_argument(
-        "--login-limit", type=seconds, default=LOGIN_LIMIT, help="seconds (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--stuck-limit", type=seconds, default=STUCK_LIMIT, help="seconds (default: %(default)g)"
-    )
+    for option, limit in (("--login-limit", LOGIN_LIMIT), ("--stuck-limit", STUCK_LIMIT)):
+        parser.add_argument(
+            option, type=seconds, default=limit, metavar="SECONDS", help="default: %(default)g"
+        )
     args = parser.parse_intermixed_args()
     if args.role == "client":
         if args.login is None:

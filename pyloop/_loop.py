@@ -45,7 +45,11 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         *,
         backend: str | None = None,
     ) -> None:
-        self._init_core(backend)
+        try:
+            self._init_core(backend)
+        except BaseException:
+            self._closed = True  # nothing to close, nothing to warn about
+            raise
         # Past SelectorEventLoop.__init__, which makes a selector and a self-pipe: the core has
         # both in its reactor.
         base_events.BaseEventLoop.__init__(self)

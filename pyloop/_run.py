@@ -109,12 +109,14 @@ def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
     with _Interrupts(loop) as interrupts:
         try:
             _run_to_end(loop)
+            if not coros:
+                _run_asyncio_tasks(loop)
         except BaseException:
-            _finish(loop, roots)
+            _finish(loop, roots, interrupts.cancelled)
             if interrupts.pending:
                 raise KeyboardInterrupt() from None
             raise
-        _finish(loop, roots)
+        _finish(loop, roots, interrupts.cancelled)
         if interrupts.pending:
             raise KeyboardInterrupt()
     for root in roots:
@@ -142,6 +144,13 @@ def _run_to_end(loop: EventLoop) -> None:
             may_wait = True
         else:
             _raise_deadlock(loop)
+
+
+def _run_asyncio_tasks(loop: EventLoop) -> None:
+    """run() without arguments also ends what create_task(coroutine) was given."""
+    while pending := asyncio.all_tasks(loop):
+        loop.run_until_complete(asyncio.wait(pending))
+        _run_to_end(loop)
 
 
 def _raise_deadlock(loop: EventLoop) -> None:
@@ -178,14 +187,19 @@ def _idle_executor_threads(loop: EventLoop) -> set[Any]:
     return set(threads)
 
 
-def _finish(loop: EventLoop, roots: Sequence[Any]) -> None:
-    """Cancel whatever is left, run it to its end, close asynchronous generators."""
+def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
+    """Cancel whatever is left, run it to its end, close asynchronous generators.
+
+    `cancelled` were cancelled by Ctrl-C already: a second CancelledError would break into their
+    finally blocks.
+    """
     for task in loop._native_tasks():
-        task.cancel()
+        if task not in cancelled:
+            task.cancel()
     _run_cancelled(loop)
     pending = asyncio.all_tasks(loop)
     if pending or loop._asyncgens:
-        for task in pending:
+        for task in pending - cancelled:
             task.cancel()
         loop.run_until_complete(_collect(loop, pending))
     loop._take_failed()
@@ -261,6 +275,7 @@ class _Interrupts:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._count = 0
+        self.cancelled: set[Any] = set()
         self._installed: Callable[[int, FrameType | None], None] | None = None
 
     @property
@@ -293,7 +308,6 @@ class _Interrupts:
         self._loop.call_soon_threadsafe(self._cancel_all)
 
     def _cancel_all(self) -> None:
-        for task in self._loop._native_tasks():
+        self.cancelled.update(self._loop._native_tasks(), asyncio.all_tasks(self._loop))
+        for task in self.cancelled:
             task.cancel()
-        for asyncio_task in asyncio.all_tasks(self._loop):
-            asyncio_task.cancel()

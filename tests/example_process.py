@@ -146,16 +146,28 @@ class LineClient:
     """A blocking connection that sends and receives lines."""
 
     def __init__(self, address: tuple[str, int], *, receive_buffer: int | None = None) -> None:
-        self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
-            self.sock.settimeout(LIMIT)
             if receive_buffer is not None:  # takes effect only before connect
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            self.sock.connect(address)
-            self._input = self.sock.makefile("rb")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.settimeout(LIMIT)
+            sock.connect(address)
         except BaseException:
-            self.sock.close()
+            sock.close()
             raise
+        self._use(sock)
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Self:
+        """Take over a connection that has been accepted."""
+        self = cls.__new__(cls)
+        self._use(sock)
+        return self
+
+    def _use(self, sock: socket.socket) -> None:
+        sock.settimeout(LIMIT)
+        self.sock = sock
+        self._input = sock.makefile("rb")
 
     def __enter__(self) -> Self:
         return self

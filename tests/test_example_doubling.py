@@ -190,7 +190,7 @@ def test_client_without_server_says_so() -> None:
         port = unused.getsockname()[1]
         with Program("doubling", "client", "--port", str(port), "1") as client:
             assert client.wait() == 1
-            assert f"[Errno {errno.ECONNREFUSED}]" in client.stderr()
+            assert f"127.0.0.1 port {port}: {os.strerror(errno.ECONNREFUSED)}" in client.stderr()
             assert "Traceback" not in client.stderr()
 
 
@@ -204,6 +204,22 @@ def test_client_left_by_the_server_says_so() -> None:
                 assert conn.recv(100) == b"1\n"
             assert client.wait() == 1
             assert "closed the connection" in client.stderr()
+            assert "Traceback" not in client.stderr()
+
+
+def test_client_that_finds_a_broken_connection_says_so() -> None:
+    """A reset after the server's end makes a broken pipe, which is not that of stdout."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        port = listener.getsockname()[1]
+        with Program("doubling", "client", "--port", str(port)) as client:
+            conn = LineClient.of(listener.accept()[0])
+            conn.send(str(2 * int(conn.recv())))
+            conn.end()
+            conn.reset()  # while the client pauses
+            assert client.readline()
+            assert client.wait() == 1
+            assert client.stderr()
             assert "Traceback" not in client.stderr()
 
 

@@ -670,5 +670,5 @@ def test_client_without_server_says_so() -> None:
         port = unused.getsockname()[1]
         with Program("thundergram", "client", "bob", "--port", str(port)) as client:
             assert client.wait() == 1
-            assert f"[Errno {errno.ECONNREFUSED}]" in client.stderr()
+            assert f"127.0.0.1 port {port}: {os.strerror(errno.ECONNREFUSED)}" in client.stderr()
             assert "Traceback" not in client.stderr()

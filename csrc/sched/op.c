@@ -116,6 +116,8 @@ Op_tp_dealloc(OpObject *op)
     if (!reuse && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
         return;
     }
+    /* The collector's mark "finalized" would outlive a recycling. */
+    reuse = reuse && !PyObject_GC_IsFinalized((PyObject *)op);
     PyObject_GC_UnTrack(op);
     if (op->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)op);
@@ -344,6 +346,27 @@ op_fire_watch(struct waiter *self, LoopObject *Py_UNUSED(loop), int error)
     op_fire(op, exc);
 }
 
+/* Who waits through `waiter`: a Task, of ours or of asyncio (the __self__ of
+ * the callback that its future was given), else the waiter itself. */
+static PyObject *
+waiting_task(struct module_state *state, PyObject *waiter)
+{
+    if (!op_check(state, waiter) || ((OpObject *)waiter)->waiter == NULL) {
+        return Py_NewRef(waiter);
+    }
+    PyObject *who = (PyObject *)((OpObject *)waiter)->waiter;
+    if (Py_IS_TYPE(who, state->HandleType)
+        && ((HandleObject *)who)->callback != NULL) {
+        PyObject *self = PyObject_GetAttrString(
+            ((HandleObject *)who)->callback, "__self__");
+        if (self != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return self;
+        }
+        PyErr_Clear();
+    }
+    return Py_NewRef(who);
+}
+
 int
 op_arm_fd(OpObject *op)
 {
@@ -357,12 +380,10 @@ op_arm_fd(OpObject *op)
     if (rc <= 0) {
         return rc;
     }
-    /* Name the one who waits already: usually a Task. */
-    PyObject *who = taken;
-    if (Py_IS_TYPE(taken, Py_TYPE(op)) && ((OpObject *)taken)->waiter) {
-        who = (PyObject *)((OpObject *)taken)->waiter;
+    PyObject *who = waiting_task(op->loop->state, taken);
+    if (who == NULL) {
+        return -1;
     }
-    Py_INCREF(who);
     PyErr_Format(PyExc_RuntimeError,
                  "%s: another task waits already to %s descriptor %d: %R",
                  op->kind->name,
@@ -428,10 +449,21 @@ op_describe(OpObject *op)
         return PyUnicode_FromFormat("%s on descriptor %d", op->kind->name,
                                     op->fd);
     }
-    if (op->object != NULL) {
-        return PyUnicode_FromFormat("%s on %R", op->kind->name, op->object);
+    if (op->object == NULL) {
+        return PyUnicode_FromString(op->kind->name);
     }
-    return PyUnicode_FromString(op->kind->name);
+    if (op->loop != NULL && Py_IS_TYPE(op->object, op->loop->state->TaskType)) {
+        /* By name: its repr would describe what it waits for, and so on. */
+        PyObject *name = PyObject_CallMethod(op->object, "get_name", NULL);
+        PyObject *text
+            = name != NULL
+                  ? PyUnicode_FromFormat("%s on task %R", op->kind->name,
+                                         name)
+                  : NULL;
+        Py_XDECREF(name);
+        return text;
+    }
+    return PyUnicode_FromFormat("%s on %R", op->kind->name, op->object);
 }
 
 /* --- the coroutine's face --- */
@@ -584,6 +616,10 @@ Op_cancel(OpObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     if (op->status != OP_ARMED) {
         Py_RETURN_FALSE;
+    }
+    if (op->kind->cancel != NULL) {
+        int rc = op->kind->cancel(op, msg); /* call-out */
+        return rc < 0 ? NULL : PyBool_FromLong(rc);
     }
     PyObject *exc = msg == NULL || msg == Py_None
                         ? PyObject_CallNoArgs(op->loop->state->CancelledError)

@@ -48,6 +48,10 @@ struct op_kind {
     int (*arm)(OpObject *op);
     /* Undoes arm before it fired. */
     void (*disarm)(OpObject *op);
+    /* Passes a cancellation on to what is waited for, which then fires the op:
+     * 1 done, 0 not possible (any more), -1 exception.  May be NULL: the wait
+     * is given up. */
+    int (*cancel)(OpObject *op, PyObject *message);
     /* Drops what the operation still holds; called once when it is DONE or
      * given up.  May be NULL. */
     void (*clear)(OpObject *op);

@@ -189,13 +189,8 @@ task_finish(TaskObject *task, PyObject *result, PyObject *exc)
         }
     }
     run_callbacks(task);
-    PyObject *coro = task->coro;
-    PyObject *context = task->context;
-    task->context = NULL;
-    Py_XDECREF(context);
-    /* The coroutine stays for get_coro() and repr, as in asyncio; it has
-     * ended and holds no frame. */
-    (void)coro;
+    /* Coroutine and context stay for get_coro(), get_context() and repr, as in
+     * asyncio; the coroutine has ended and holds no frame. */
     Py_CLEAR(task->pending_value);
     Py_CLEAR(task->pending_exception);
     if (was_live) {
@@ -220,11 +215,12 @@ task_stop_waiting(TaskObject *task, PyObject *message)
         return 0;
     }
     if (!task->waits_foreign) {
-        if (((OpObject *)waiting_on)->status == OP_ARMED) {
-            op_disarm((OpObject *)waiting_on);
-            return task_wake(task);
+        OpObject *op = (OpObject *)waiting_on;
+        if (op->status != OP_ARMED) {
+            return 0; /* fired: it is in the ready queue */
         }
-        return 0; /* fired: it is in the ready queue */
+        op_disarm(op);
+        return task_wake(task);
     }
     PyObject *args[2] = {waiting_on, message != NULL ? message : Py_None};
     struct module_state *state = task->loop->state;
@@ -241,23 +237,67 @@ task_stop_waiting(TaskObject *task, PyObject *message)
     return taken;
 }
 
+/* The task whose end `task` waits for in a join, or NULL. */
+static TaskObject *
+joined_task(TaskObject *task)
+{
+    if (task->waiting_on == NULL || task->waits_foreign) {
+        return NULL;
+    }
+    OpObject *op = (OpObject *)task->waiting_on;
+    return op->status == OP_ARMED && op->kind == &op_kind_join
+               ? (TaskObject *)op->object
+               : NULL;
+}
+
+static int
+cancel_this(TaskObject *task, PyObject *message)
+{
+    int taken = task_stop_waiting(task, message);
+    if (taken != 0) {
+        return taken;
+    }
+    /* Running (it cancels itself): thrown at its next yield.  Ready, or
+     * waiting for a foreign future that is done: at its next step. */
+    task->must_cancel = true;
+    Py_XSETREF(task->cancel_message, Py_XNewRef(message));
+    return 1;
+}
+
+/* Whoever cancels a task that awaits another cancels that other, as in
+ * asyncio: the CancelledError comes back through the join.  A loop, not a
+ * recursion: the chain may be long, or a circle. */
 int
 task_cancel(TaskObject *task, PyObject *message)
 {
     if (task->status != TASK_PENDING) {
         return 0;
     }
-    task->n_cancels++;
-    int taken = task_stop_waiting(task, message);
-    if (taken < 0) {
-        return -1;
+    TaskObject *last = task, *next;
+    for (;;) {
+        last->n_cancels++;
+        last->in_cancel = true;
+        next = joined_task(last);
+        if (next == NULL || next->in_cancel
+            || next->status != TASK_PENDING) {
+            break;
+        }
+        last = next;
     }
-    if (taken > 0) {
-        return 1;
+    for (next = task; next != NULL && next->in_cancel;
+         next = joined_task(next)) {
+        next->in_cancel = false;
     }
-    task->must_cancel = true;
-    Py_XSETREF(task->cancel_message, Py_XNewRef(message));
-    return 1;
+    if (joined_task(last) != NULL) {
+        op_disarm((OpObject *)last->waiting_on); /* a circle is broken here */
+        if (task_wake(last) < 0) {
+            return -1;
+        }
+    }
+    Py_INCREF(last);
+    int rc = cancel_this(last, message); /* call-out */
+    Py_DECREF(last);
+    return rc;
 }
 
 /* --- join: awaiting a task --- */
@@ -307,8 +347,18 @@ join_disarm(OpObject *op)
     Py_DECREF(op);
 }
 
+static int
+join_cancel(OpObject *op, PyObject *message)
+{
+    TaskObject *task = (TaskObject *)Py_NewRef(op->object);
+    int rc = task_cancel(task, message);
+    Py_DECREF(task);
+    return rc;
+}
+
 const struct op_kind op_kind_join = {
     .name = "join",
+    .cancel = join_cancel,
     .attempt = join_attempt,
     .arm = join_arm,
     .disarm = join_disarm,
@@ -585,8 +635,7 @@ Task_get_coro(TaskObject *task, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(Task_get_context_doc,
              "get_context($self, /)\n--\n\n"
-             "Return the contextvars.Context that the coroutine runs in; None "
-             "after its end.");
+             "Return the contextvars.Context that the coroutine runs in.");
 
 static PyObject *
 Task_get_context(TaskObject *task, PyObject *Py_UNUSED(ignored))

@@ -52,6 +52,7 @@ typedef struct TaskObject {
     bool is_root;
     bool waits_foreign; /* waiting_on is a future that is not ours */
     bool trapped; /* waiting_on belongs to us, not to the coroutine: a trap */
+    bool in_cancel;     /* task_cancel passes through here */
     bool blocking;      /* `_asyncio_future_blocking` */
     bool log_traceback; /* nobody has seen the exception yet */
     bool log_destroy_pending;
@@ -91,7 +92,7 @@ PyObject *task_wakeup_new(TaskObject *task);
 int task_wakeup_accept(struct module_state *state, PyObject *callback);
 
 /* Gives up what the task waits for and makes it ready.  1 if a foreign future
- * took the cancellation and will call back, 0 if not, -1 with an exception.
+ * took the cancellation and will wake it, 0 if not, -1 with an exception.
  * A task that runs (it cancels itself) or is ready stays as it is. */
 int task_stop_waiting(TaskObject *task, PyObject *message);
 

@@ -27,7 +27,6 @@ traps_decode(struct module_state *state, PyObject *event)
             || PyUnicode_CompareWithASCIIString(event, "write") == 0) {
             return TRAP_WRITE;
         }
-        return -1;
     }
     if (!PyType_IsSubtype(Py_TYPE(event), (PyTypeObject *)state->Enum)) {
         return -1;
