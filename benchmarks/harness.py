@@ -35,6 +35,9 @@ CALIBRATION_TOLERANCE = 1.25
 # The share of a measurement's time in which others may have held the core.
 LOAD_TOLERANCE = 0.05
 REPEATS = 3
+# Before a repetition: wait until the cores have been idle for so long, but not for ever.
+QUIET_S = 0.3
+PATIENCE_S = 20.0
 CHILD_TIMEOUT_S = 120
 
 # Python children get the checkout *last* on their path: an installed pyloop is preferred to the
@@ -212,6 +215,8 @@ class Lab:
         """The first undisturbed sample; failing that the one with which others interfered least."""
         samples: list[Sample] = []
         for repeats in range(REPEATS + 1):
+            if repeats:
+                wait_for_quiet()
             before = self._calibrate(fresh=False)
             sample = take(peer)
             after = self._calibrate(fresh=True)
@@ -264,6 +269,24 @@ class Lab:
 
 def build_limit() -> None:
     subprocess.run(["make", "-s", "-C", str(LIMIT)], check=True)
+
+
+def busy_ticks() -> int:
+    """Clock ticks that all cores have spent on anything, the hypervisor's theft included."""
+    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(word) for word in words[:8])
+    return user + nice + system + irq + softirq + steal
+
+
+def wait_for_quiet() -> None:
+    """Return when the machine is a tenth busy at most, or patience has run out."""
+    allowed = 0.1 * QUIET_S * os.sysconf("SC_CLK_TCK")
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        before = busy_ticks()
+        time.sleep(QUIET_S)
+        if busy_ticks() - before <= allowed:
+            return
 
 
 def on_core(core: int) -> Callable[[], None]:

@@ -6,15 +6,11 @@
  * sched/loop.c. */
 #include <Python.h>
 
-#include <math.h>
-
-#include "sched/args.h"
+#include "aio/methods.h"
 #include "sched/asyncio_compat.h"
 #include "sched/compat.h"
 #include "sched/errors.h"
-#include "sched/handle.h"
 #include "sched/loop.h"
-#include "sched/sockfd.h"
 #include "sched/task.h"
 
 /* --- life --- */
@@ -113,7 +109,8 @@ static PyObject *
 Loop__release_core(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->thread_id != 0) {
-        PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Cannot close a running event loop");
         return NULL;
     }
     Py_INCREF(self);
@@ -188,8 +185,8 @@ enter_asyncgen_hooks(LoopObject *self, PyObject **old)
 static int
 leave_asyncgen_hooks(LoopObject *self, PyObject *old)
 {
-    PyObject *hooks[2] = {PySequence_GetItem(old, 0),
-                          PySequence_GetItem(old, 1)};
+    PyObject *hooks[2]
+        = {PySequence_GetItem(old, 0), PySequence_GetItem(old, 1)};
     PyObject *res = NULL;
     if (hooks[0] != NULL && hooks[1] != NULL) {
         res = PyObject_Vectorcall(self->state->set_asyncgen_hooks, hooks, 0,
@@ -204,10 +201,9 @@ leave_asyncgen_hooks(LoopObject *self, PyObject *old)
 static int
 track_origins(LoopObject *self, bool enabled)
 {
-    PyObject *res
-        = PyObject_CallMethod((PyObject *)self,
-                              "_set_coroutine_origin_tracking", "O",
-                              enabled ? Py_True : Py_False);
+    PyObject *res = PyObject_CallMethod((PyObject *)self,
+                                        "_set_coroutine_origin_tracking", "O",
+                                        enabled ? Py_True : Py_False);
     Py_XDECREF(res);
     return res == NULL ? -1 : 0;
 }
@@ -219,7 +215,8 @@ run_inside_asyncio(LoopObject *self, enum loop_mode mode)
     PyObject *old_hooks;
     if (check_may_run(self) < 0
         || (self->debug && track_origins(self, true) < 0)
-        || enter_asyncgen_hooks(self, &old_hooks) < 0) {
+        || enter_asyncgen_hooks(self, &old_hooks) < 0)
+    {
         return LOOP_EXIT_ERROR;
     }
     enum loop_exit reason = LOOP_EXIT_ERROR;
@@ -229,7 +226,8 @@ run_inside_asyncio(LoopObject *self, enum loop_mode mode)
     PyObject *pending = exception_take();
     if (asyncio_set_running_loop(self->state, Py_None) < 0
         || leave_asyncgen_hooks(self, old_hooks) < 0
-        || (self->debug && track_origins(self, false) < 0)) {
+        || (self->debug && track_origins(self, false) < 0))
+    {
         PyErr_WriteUnraisable((PyObject *)self);
     }
     Py_DECREF(old_hooks);
@@ -267,11 +265,9 @@ PyDoc_STRVAR(Loop_run_tasks_doc,
 static PyObject *
 Loop__run_tasks(LoopObject *self, PyObject *may_wait)
 {
-    static const char *const names[]
-        = {"stopped", "ended", "failed", "stuck"};
+    static const char *const names[] = {"stopped", "ended", "failed", "stuck"};
     enum loop_exit reason = run_inside_asyncio(
-        self,
-        may_wait == Py_True ? LOOP_MODE_TASKS_WAIT : LOOP_MODE_TASKS);
+        self, may_wait == Py_True ? LOOP_MODE_TASKS_WAIT : LOOP_MODE_TASKS);
     return reason == LOOP_EXIT_ERROR ? NULL
                                      : PyUnicode_FromString(names[reason]);
 }
@@ -339,540 +335,6 @@ Loop__check_closed(LoopObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* --- callbacks --- */
-
-/* What call_soon(callback, *args, context=None) and its like were given. */
-struct call {
-    PyObject *callback;
-    PyObject *const *args;
-    Py_ssize_t nargs;
-    PyObject *context; /* NULL: a copy of the current one */
-};
-
-/* `skip` leading positional arguments belong to the caller. */
-static int
-parse_call(struct call *call, const char *who, Py_ssize_t skip,
-           PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    if (PL_UNLIKELY(nargs <= skip)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required argument 'callback' (pos %zd)",
-                     who, skip + 1);
-        return -1;
-    }
-    call->callback = args[skip];
-    call->args = args + skip + 1;
-    call->nargs = nargs - skip - 1;
-    call->context = NULL;
-    if (kwnames == NULL) {
-        return 0;
-    }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (PyUnicode_CompareWithASCIIString(name, "context") != 0) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() got an unexpected keyword argument '%U'", who,
-                         name);
-            return -1;
-        }
-        call->context = args[nargs + i];
-    }
-    return 0;
-}
-
-/* asyncio's checks in debug mode: the right thread, a callback that can be
- * called. */
-static int
-debug_checks(LoopObject *self, PyObject *callback, const char *method,
-             bool any_thread)
-{
-    if (!any_thread) {
-        PyObject *res = PyObject_CallMethodNoArgs(
-            (PyObject *)self, self->state->str__check_thread);
-        Py_XDECREF(res);
-        if (res == NULL) {
-            return -1;
-        }
-    }
-    PyObject *name = PyUnicode_FromString(method);
-    if (name == NULL) {
-        return -1;
-    }
-    PyObject *res = PyObject_CallMethodObjArgs(
-        (PyObject *)self, self->state->str__check_callback, callback, name,
-        NULL);
-    Py_DECREF(name);
-    Py_XDECREF(res);
-    return res == NULL ? -1 : 0;
-}
-
-PyDoc_STRVAR(Loop_call_soon_doc,
-             "call_soon($self, /, callback, *args, context=None)\n--\n\n"
-             "Call callback(*args) in the next turn of the loop.\n\n"
-             "Returns:\n    A Handle, which can be cancelled.");
-
-static PyObject *
-Loop_call_soon(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *kwnames)
-{
-    struct call call;
-    if (loop_check_usable(self) < 0
-        || parse_call(&call, "call_soon", 0, args, nargs, kwnames) < 0
-        || (PL_UNLIKELY(self->debug)
-            && debug_checks(self, call.callback, "call_soon", false) < 0)) {
-        return NULL;
-    }
-    /* A native task that waits for an asyncio future is queued itself: no
-     * Handle. */
-    int taken = task_wakeup_accept(self->state, call.callback);
-    if (taken != 0) {
-        return taken < 0 ? NULL : Py_NewRef(Py_None);
-    }
-    return (PyObject *)handle_call_soon(self, call.callback, call.args,
-                                        call.nargs, call.context);
-}
-
-PyDoc_STRVAR(Loop_call_soon_threadsafe_doc,
-             "call_soon_threadsafe($self, /, callback, *args, context=None)\n"
-             "--\n\n"
-             "call_soon() for other threads: wakes the loop if it sleeps.");
-
-static PyObject *
-Loop_call_soon_threadsafe(LoopObject *self, PyObject *const *args,
-                          Py_ssize_t nargs, PyObject *kwnames)
-{
-    struct call call;
-    if (loop_check_usable(self) < 0
-        || parse_call(&call, "call_soon_threadsafe", 0, args, nargs, kwnames)
-               < 0
-        || (PL_UNLIKELY(self->debug)
-            && debug_checks(self, call.callback, "call_soon_threadsafe", true)
-                   < 0)) {
-        return NULL;
-    }
-    HandleObject *handle = handle_call_soon(self, call.callback, call.args,
-                                            call.nargs, call.context);
-    if (handle != NULL) {
-        loop_wake(self);
-    }
-    return (PyObject *)handle;
-}
-
-/* Seconds -> nanoseconds, rounded up (never early), saturating. */
-static int64_t
-ceil_ns(double seconds)
-{
-    double ns = ceil(seconds * (double)PL_NS_PER_SEC);
-    if (!(ns < 9.2e18)) {
-        return PL_FOREVER;
-    }
-    return ns > -9.2e18 ? (int64_t)ns : INT64_MIN;
-}
-
-static int
-parse_seconds(PyObject *const *args, Py_ssize_t nargs, const char *who,
-              const char *what, double *out)
-{
-    if (nargs < 1) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required argument '%s' (pos 1)", who,
-                     what);
-        return -1;
-    }
-    if (args[0] == Py_None) {
-        PyErr_Format(PyExc_TypeError, "%s %s be None", what,
-                     what[0] == 'd' ? "must not" : "cannot");
-        return -1;
-    }
-    *out = PyFloat_AsDouble(args[0]);
-    return *out == -1.0 && PyErr_Occurred() ? -1 : 0;
-}
-
-PyDoc_STRVAR(Loop_call_later_doc,
-             "call_later($self, /, delay, callback, *args, context=None)\n"
-             "--\n\n"
-             "Call callback(*args) after `delay` seconds, never earlier.\n\n"
-             "Returns:\n    A TimerHandle, which can be cancelled.");
-
-static PyObject *
-Loop_call_later(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-                PyObject *kwnames)
-{
-    struct call call;
-    double delay;
-    if (loop_check_usable(self) < 0
-        || parse_seconds(args, nargs, "call_later", "delay", &delay) < 0
-        || parse_call(&call, "call_later", 1, args, nargs, kwnames) < 0
-        || (PL_UNLIKELY(self->debug)
-            && debug_checks(self, call.callback, "call_later", false) < 0)) {
-        return NULL;
-    }
-    int64_t now_ns = clock_monotonic_ns();
-    double when = (double)now_ns / (double)PL_NS_PER_SEC + delay;
-    int64_t delay_ns = ceil_ns(delay);
-    int64_t deadline_ns
-        = delay_ns > 0 ? loop_deadline_ns(now_ns, delay_ns) : now_ns;
-    return (PyObject *)handle_call_at(self, deadline_ns, when, call.callback,
-                                      call.args, call.nargs, call.context);
-}
-
-PyDoc_STRVAR(Loop_call_at_doc,
-             "call_at($self, /, when, callback, *args, context=None)\n--\n\n"
-             "Call callback(*args) at the loop time `when`, in seconds, never "
-             "earlier.\n\n"
-             "Returns:\n    A TimerHandle, which can be cancelled.");
-
-static PyObject *
-Loop_call_at(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-             PyObject *kwnames)
-{
-    struct call call;
-    double when;
-    if (loop_check_usable(self) < 0
-        || parse_seconds(args, nargs, "call_at", "when", &when) < 0
-        || parse_call(&call, "call_at", 1, args, nargs, kwnames) < 0
-        || (PL_UNLIKELY(self->debug)
-            && debug_checks(self, call.callback, "call_at", false) < 0)) {
-        return NULL;
-    }
-    return (PyObject *)handle_call_at(self, ceil_ns(when), when,
-                                      call.callback, call.args, call.nargs,
-                                      call.context);
-}
-
-/* --- readers and writers --- */
-
-static PyObject *
-add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *kwnames, int side, const char *who)
-{
-    struct call call;
-    if (loop_check_usable(self) < 0
-        || parse_call(&call, who, 1, args, nargs, kwnames) < 0) {
-        return NULL;
-    }
-    int fd = sockfd_of_fileobj(self->state, args[0], who);
-    if (fd < 0) {
-        return NULL;
-    }
-    HandleObject *handle = handle_new(self, call.callback, call.args,
-                                      call.nargs, call.context);
-    if (handle == NULL) {
-        return NULL;
-    }
-    bool is_persistent = false;
-    if (loop_watcher(self, fd, side, &is_persistent) != NULL
-        && is_persistent) {
-        HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);
-        handle_cancel(old);
-        Py_DECREF(old);
-    }
-    PyObject *owner = PyLong_Check(args[0]) ? NULL : args[0];
-    PyObject *taken;
-    int rc = loop_watch(self, fd, owner, side, (PyObject *)handle, true,
-                        &taken);
-    if (rc > 0) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "%s(): a task waits already to %s descriptor %d", who,
-                     side == PL_SIDE_READ ? "read from" : "write to", fd);
-    }
-    if (rc != 0) {
-        Py_DECREF(handle);
-        return NULL;
-    }
-    return (PyObject *)handle;
-}
-
-static PyObject *
-remove_watcher(LoopObject *self, PyObject *fileobj, int side,
-               const char *who)
-{
-    if (self->closed || self->reactor == NULL) {
-        Py_RETURN_FALSE;
-    }
-    int fd = sockfd_of_fileobj(self->state, fileobj, who);
-    if (fd < 0) {
-        return NULL;
-    }
-    bool is_persistent = false;
-    if (loop_watcher(self, fd, side, &is_persistent) == NULL
-        || !is_persistent) {
-        Py_RETURN_FALSE;
-    }
-    HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);
-    handle_cancel(old);
-    Py_DECREF(old);
-    Py_RETURN_TRUE;
-}
-
-PyDoc_STRVAR(Loop_add_reader_doc,
-             "_add_reader($self, fd, callback, /, *args)\n--\n\n"
-             "Call callback(*args) whenever fd can be read from; return its "
-             "Handle.");
-
-static PyObject *
-Loop__add_reader(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-                 PyObject *kwnames)
-{
-    return add_watcher(self, args, nargs, kwnames, PL_SIDE_READ,
-                       "add_reader");
-}
-
-PyDoc_STRVAR(Loop_add_writer_doc,
-             "_add_writer($self, fd, callback, /, *args)\n--\n\n"
-             "Call callback(*args) whenever fd can be written to; return its "
-             "Handle.");
-
-static PyObject *
-Loop__add_writer(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-                 PyObject *kwnames)
-{
-    return add_watcher(self, args, nargs, kwnames, PL_SIDE_WRITE,
-                       "add_writer");
-}
-
-PyDoc_STRVAR(Loop_remove_reader_doc,
-             "_remove_reader($self, fd, /)\n--\n\n"
-             "Take the reader callback off; return whether there was one.");
-
-static PyObject *
-Loop__remove_reader(LoopObject *self, PyObject *fileobj)
-{
-    return remove_watcher(self, fileobj, PL_SIDE_READ, "remove_reader");
-}
-
-PyDoc_STRVAR(Loop_remove_writer_doc,
-             "_remove_writer($self, fd, /)\n--\n\n"
-             "Take the writer callback off; return whether there was one.");
-
-static PyObject *
-Loop__remove_writer(LoopObject *self, PyObject *fileobj)
-{
-    return remove_watcher(self, fileobj, PL_SIDE_WRITE, "remove_writer");
-}
-
-PyDoc_STRVAR(Loop_close_socket_doc,
-             "close_socket($self, sock, /)\n--\n\n"
-             "Close a socket; tasks that wait for it get OSError (EBADF).\n\n"
-             "Args:\n    sock: socket.socket.\n\n"
-             "Raises:\n"
-             "    TypeError: not a socket.\n"
-             "    RuntimeError: the loop runs in another thread.\n\n"
-             "Example:\n    loop.close_socket(conn)");
-
-static PyObject *
-Loop_close_socket(LoopObject *self, PyObject *sock)
-{
-    if (!PyObject_TypeCheck(sock,
-                            (PyTypeObject *)self->state->RawSocketType)) {
-        PyErr_Format(PyExc_TypeError,
-                     "close_socket() needs a socket.socket, not %.200s (%R)",
-                     Py_TYPE(sock)->tp_name, sock);
-        return NULL;
-    }
-    if (loop_check_thread(self, "close_socket()") < 0) {
-        return NULL;
-    }
-    PyObject *number
-        = PyObject_CallMethodNoArgs(sock, self->state->str_fileno);
-    if (number == NULL) {
-        return NULL;
-    }
-    long fd = PyLong_AsLong(number);
-    Py_DECREF(number);
-    if (fd == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (fd >= 0) {
-        loop_forget_fd(self, (int)fd, -EBADF);
-    }
-    return PyObject_CallMethodNoArgs(sock, self->state->str_close);
-}
-
-/* --- native tasks --- */
-
-PyDoc_STRVAR(Loop_create_native_doc,
-             "_create_native_task($self, coro, /, *, name=None, context=None, "
-             "root=False)\n--\n\n"
-             "Make a pyloop.Task of a coroutine or generator.");
-
-static PyObject *
-Loop__create_native_task(LoopObject *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames)
-{
-    static const char *const names[] = {"coro", "name", "context", "root"};
-    static const struct args_spec spec = {"create_task", names, 4, 1, 1};
-    PyObject *bound[4];
-    if (args_bind(&spec, args, nargs, kwnames, bound) < 0
-        || loop_check_usable(self) < 0
-        || loop_check_thread(self, "create_task()") < 0
-        || task_check_coroutine(self->state, bound[0],
-                                bound[3] == Py_True ? "run()"
-                                                    : "create_task()")
-               < 0) {
-        return NULL;
-    }
-    for (int i = 1; i < 3; i++) {
-        if (bound[i] == Py_None) {
-            bound[i] = NULL;
-        }
-    }
-    if (bound[2] != NULL && !PyContext_CheckExact(bound[2])) {
-        PyErr_Format(PyExc_TypeError,
-                     "context must be a contextvars.Context or None, not %R",
-                     bound[2]);
-        return NULL;
-    }
-    PyObject *name = bound[1] != NULL ? PyObject_Str(bound[1]) : NULL;
-    if (bound[1] != NULL && name == NULL) {
-        return NULL;
-    }
-    TaskObject *task
-        = task_new(self, bound[0], name, bound[2], bound[3] == Py_True);
-    Py_XDECREF(name);
-    return (PyObject *)task;
-}
-
-PyDoc_STRVAR(Loop_native_tasks_doc,
-             "_native_tasks($self, /)\n--\n\n"
-             "Return the list of pyloop.Tasks that have not ended, oldest "
-             "first.");
-
-static PyObject *
-Loop__native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
-{
-    PyObject *list = PyList_New(0);
-    struct list *node = list_first(&self->tasks.live);
-    for (; list != NULL && node != NULL;
-         node = list_next(&self->tasks.live, node)) {
-        if (PyList_Append(list, (PyObject *)task_of_live(node)) < 0) {
-            Py_CLEAR(list);
-        }
-    }
-    return list;
-}
-
-PyDoc_STRVAR(Loop_is_root_doc,
-             "_is_root($self, task, /)\n--\n\n"
-             "Return whether the pyloop.Task was given to run().");
-
-static PyObject *
-Loop__is_root(LoopObject *self, PyObject *task)
-{
-    return PyBool_FromLong(Py_IS_TYPE(task, self->state->TaskType)
-                           && ((TaskObject *)task)->is_root);
-}
-
-PyDoc_STRVAR(Loop_close_native_doc,
-             "_close_native_tasks($self, /)\n--\n\n"
-             "Close the coroutines of all native tasks and report them as "
-             "destroyed while pending.");
-
-static PyObject *
-Loop__close_native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
-{
-    if (self->thread_id != 0) {
-        PyErr_SetString(PyExc_RuntimeError, "the event loop is running");
-        return NULL;
-    }
-    task_list_release(self);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(Loop_describe_doc,
-             "_describe_task($self, task, /)\n--\n\n"
-             "Return who the task is and where it waits, a str.");
-
-static PyObject *
-Loop__describe_task(LoopObject *self, PyObject *task)
-{
-    if (!Py_IS_TYPE(task, self->state->TaskType)) {
-        PyErr_Format(PyExc_TypeError, "not a pyloop.Task: %R", task);
-        return NULL;
-    }
-    return task_describe((TaskObject *)task);
-}
-
-PyDoc_STRVAR(Loop_take_failed_doc,
-             "_take_failed($self, /)\n--\n\n"
-             "Return the first root task that raised, once; then None.");
-
-static PyObject *
-Loop__take_failed(LoopObject *self, PyObject *Py_UNUSED(ignored))
-{
-    PyObject *task = self->tasks.failed;
-    self->tasks.failed = NULL;
-    return task != NULL ? task : Py_NewRef(Py_None);
-}
-
-/* --- signals --- */
-
-PyDoc_STRVAR(Loop_add_signal_doc,
-             "_add_signal($self, signum, callback, /, *args)\n--\n\n"
-             "Schedule callback(*args) whenever the signal comes.");
-
-static PyObject *
-Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
-                 PyObject *kwnames)
-{
-    struct call call;
-    if (loop_check_usable(self) < 0
-        || parse_call(&call, "add_signal_handler", 1, args, nargs, kwnames)
-               < 0) {
-        return NULL;
-    }
-    if (self->signals.handlers == NULL) {
-        self->signals.handlers = PyDict_New();
-        if (self->signals.handlers == NULL) {
-            return NULL;
-        }
-    }
-    HandleObject *handle = handle_new(self, call.callback, call.args,
-                                      call.nargs, call.context);
-    if (handle == NULL) {
-        return NULL;
-    }
-    int rc = PyDict_SetItem(self->signals.handlers, args[0],
-                            (PyObject *)handle);
-    Py_DECREF(handle);
-    if (rc < 0) {
-        return NULL;
-    }
-    if (loop_signals_enter(self) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(Loop_remove_signal_doc,
-             "_remove_signal($self, signum, /)\n--\n\n"
-             "Forget the signal's callback; return whether there was one.");
-
-static PyObject *
-Loop__remove_signal(LoopObject *self, PyObject *signum)
-{
-    if (self->signals.handlers == NULL) {
-        Py_RETURN_FALSE;
-    }
-    PyObject *handle
-        = PyDict_GetItemWithError(self->signals.handlers, signum);
-    if (handle == NULL) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
-    }
-    Py_INCREF(handle);
-    int rc = PyDict_DelItem(self->signals.handlers, signum);
-    handle_cancel((HandleObject *)handle);
-    Py_DECREF(handle);
-    if (rc < 0) {
-        return NULL;
-    }
-    if (PyDict_GET_SIZE(self->signals.handlers) == 0
-        && self->thread_id == 0) {
-        loop_signals_leave(self);
-    }
-    Py_RETURN_TRUE;
-}
-
 /* --- attributes; asyncio's base class assigns some of them --- */
 
 static PyObject *
@@ -885,8 +347,7 @@ Loop_get_thread_id(LoopObject *self, void *Py_UNUSED(closure))
 }
 
 static int
-Loop_set_thread_id(LoopObject *self, PyObject *value,
-                   void *Py_UNUSED(closure))
+Loop_set_thread_id(LoopObject *self, PyObject *value, void *Py_UNUSED(closure))
 {
     if (value == NULL || value == Py_None) {
         self->thread_id = 0;
@@ -930,8 +391,7 @@ Loop_get_stopping(LoopObject *self, void *Py_UNUSED(closure))
 }
 
 static int
-Loop_set_stopping(LoopObject *self, PyObject *value,
-                  void *Py_UNUSED(closure))
+Loop_set_stopping(LoopObject *self, PyObject *value, void *Py_UNUSED(closure))
 {
     return set_flag(&self->stopping, value);
 }
@@ -958,8 +418,8 @@ Loop_get_backend(LoopObject *self, void *Py_UNUSED(closure))
     return PyUnicode_FromString(self->reactor->ops->name);
 }
 
-#define LOOP_FASTCALL(name, doc)                                   \
-    {#name, (PyCFunction)(void (*)(void))Loop_##name,              \
+#define LOOP_FASTCALL(name, doc) \
+    {#name, (PyCFunction)(void (*)(void))Loop_##name, \
      METH_FASTCALL | METH_KEYWORDS, doc}
 #define LOOP_NOARGS(name, doc) \
     {#name, (PyCFunction)Loop_##name, METH_NOARGS, doc}
@@ -1006,20 +466,16 @@ static PyGetSetDef Loop_getset[] = {
      NULL},
     {"backend", (getter)Loop_get_backend, NULL,
      PyDoc_STR("Name of the poller backend; None when closed."), NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
+     {NULL, NULL, NULL, NULL, NULL},
+    };
 
 PyDoc_STRVAR(Loop_doc, "The C half of pyloop.EventLoop.");
 
 static PyType_Slot Loop_slots[] = {
-    {Py_tp_doc, (void *)Loop_doc},
-    {Py_tp_new, Loop_tp_new},
-    {Py_tp_dealloc, Loop_tp_dealloc},
-    {Py_tp_traverse, Loop_tp_traverse},
-    {Py_tp_clear, Loop_tp_clear},
-    {Py_tp_methods, Loop_methods},
-    {Py_tp_getset, Loop_getset},
-    {0, NULL},
+    {Py_tp_doc, (void *)Loop_doc},    {Py_tp_new, Loop_tp_new},
+    {Py_tp_dealloc, Loop_tp_dealloc}, {Py_tp_traverse, Loop_tp_traverse},
+    {Py_tp_clear, Loop_tp_clear},     {Py_tp_methods, Loop_methods},
+    {Py_tp_getset, Loop_getset},      {0, NULL},
 };
 
 static PyType_Spec Loop_spec = {

@@ -22,10 +22,10 @@ state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
 static int
 intern_strings(struct module_state *state)
 {
-#define X(name)                                                 \
-    state->str_##name = PyUnicode_InternFromString(#name);      \
-    if (state->str_##name == NULL) {                            \
-        return -1;                                              \
+#define X(name) \
+    state->str_##name = PyUnicode_InternFromString(#name); \
+    if (state->str_##name == NULL) { \
+        return -1; \
     }
     PL_STATE_STRINGS(X)
 #undef X
@@ -41,9 +41,10 @@ intern_strings(struct module_state *state)
 
 /* In order: a part may use what those before it have set up. */
 static int (*const parts[])(PyObject *, struct module_state *) = {
-    asyncio_compat_init, errors_init, traps_init,  sockfd_init, handle_init,
-    op_init,             task_init,   step_init,   spawn_init,  sleep_init,
-    ioop_init,           channel_init, lines_init, eventloop_init,
+    asyncio_compat_init, errors_init,  traps_init,     sockfd_init,
+    handle_init,         op_init,      task_init,      step_init,
+    spawn_init,          sleep_init,   ioop_recv_init, ioop_send_init,
+    ioop_conn_init,      channel_init, lines_init,     eventloop_init,
 };
 
 static int
@@ -104,14 +105,10 @@ static PyModuleDef_Slot module_slots[] = {
 };
 
 struct PyModuleDef pl_module_def = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "pyloop._core",
-    .m_doc = module_doc,
-    .m_size = sizeof(struct module_state),
-    .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
-    .m_free = module_free,
+    PyModuleDef_HEAD_INIT,   .m_name = "pyloop._core",
+    .m_doc = module_doc,     .m_size = sizeof(struct module_state),
+    .m_slots = module_slots, .m_traverse = module_traverse,
+    .m_clear = module_clear, .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void);

@@ -12,14 +12,21 @@ import signal
 import types
 import weakref
 from asyncio import base_events
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import Executor
+from contextvars import Context
 from selectors import BaseSelector
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from pyloop import _core
 from pyloop._run import run_tasks
 
 logger = logging.getLogger("asyncio")
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+_Ts = TypeVarTuple("_Ts")
+_Startable: TypeAlias = Coroutine[Any, Any, _T] | Generator[Any, Any, _T]
 
 
 class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
@@ -38,9 +45,13 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         ``EventLoop(main=server.serve_forever()).run()``
     """
 
+    # Attributes of asyncio's base class that its stubs leave out.
+    _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
+    _default_executor: Executor | None
+
     def __init__(
         self,
-        main: Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | None = None,
+        main: _Startable[Any] | None = None,
         selector: BaseSelector | None = None,
         *,
         backend: str | None = None,
@@ -66,7 +77,24 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
 
     # --- coroutines and generators ---
 
-    def run(self, *coros: Coroutine[Any, Any, Any] | Generator[Any, Any, Any]) -> Any:
+    @overload
+    def run(self) -> None: ...
+    @overload
+    def run(self, coro: _Startable[_T], /) -> _T: ...
+    @overload
+    def run(self, coro1: _Startable[_T], coro2: _Startable[_S], /) -> list[_T | _S]: ...
+    @overload
+    def run(
+        self,
+        coro1: _Startable[_T],
+        coro2: _Startable[_T],
+        coro3: _Startable[_T],
+        /,
+        *coros: _Startable[_T],
+    ) -> list[_T]: ...
+    @overload
+    def run(self, *coros: _Startable[Any]) -> Any: ...
+    def run(self, *coros: _Startable[Any]) -> Any:
         """Run coroutines or generators until they and all they spawned have ended.
 
         Without arguments: what ``main=`` and ``create_task(generator)`` have left to do.
@@ -77,6 +105,24 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         """
         return run_tasks(self, coros)
 
+    # For 3.11 asyncio's stubs say that of a generator, too, an asyncio.Task is made.
+    @overload  # type: ignore[override, unused-ignore]
+    def create_task(
+        self,
+        coro: Generator[Any, Any, _T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+    ) -> _core.Task[_T]: ...
+    @overload
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, _T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Task[_T]: ...
     def create_task(self, coro: Any, **kwargs: Any) -> Any:
         """Make a task: of a generator a ``pyloop.Task``, of a coroutine an ``asyncio.Task``.
 
@@ -95,7 +141,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         await super().shutdown_asyncgens()
 
     async def _cancel_native_tasks(self) -> None:
-        current = asyncio.current_task(self)
+        current: object = asyncio.current_task(self)
         left = [task for task in self._native_tasks() if task is not current]
         for task in left:
             task.cancel()
@@ -141,7 +187,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
 
     # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+    def add_signal_handler(
+        self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts
+    ) -> None:
         """Call ``callback(*args)`` in the loop whenever the signal comes.
 
         Raises:
@@ -151,7 +199,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         """
         if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
-        self._check_signal(sig)
+        self._check_signal(sig)  # type: ignore[attr-defined]
         self._check_closed()
         old = signal.getsignal(sig)
         try:
@@ -170,7 +218,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove a handler; return whether there was one."""
-        self._check_signal(sig)
+        self._check_signal(sig)  # type: ignore[attr-defined]
         if self._signal_handlers.pop(sig, None) is None:
             return False
         self._remove_signal(int(sig))

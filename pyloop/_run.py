@@ -199,8 +199,8 @@ def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
     _run_cancelled(loop)
     pending = asyncio.all_tasks(loop)
     if pending or loop._asyncgens:
-        for task in pending - cancelled:
-            task.cancel()
+        for asyncio_task in pending - cancelled:
+            asyncio_task.cancel()
         loop.run_until_complete(_collect(loop, pending))
     loop._take_failed()
     for root in roots:
@@ -304,6 +304,7 @@ class _Interrupts:
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
         self._count += 1
         if self._count > 1 or self._loop.is_closed():
+            self.cancelled.clear()  # they went on: they are cancelled once more
             raise KeyboardInterrupt()
         self._loop.call_soon_threadsafe(self._cancel_all)
 

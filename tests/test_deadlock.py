@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from face_support import pair, task_name
+from face_support import pair, settle, task_name
 
 import pyloop
 
@@ -61,6 +61,24 @@ def test_tasks_that_wait_for_each_other() -> None:
         pyloop.run(root())
     assert "left-task" in str(caught.value)
     assert "right-task" in str(caught.value)
+
+
+def test_tasks_that_wait_for_each_other_can_be_shown() -> None:
+    async def wait_for(tasks: list[Any], other: int) -> None:
+        await tasks[other]
+
+    async def root() -> None:
+        tasks: list[Any] = []
+        for number in range(3):
+            tasks.append(await pyloop.spawn(wait_for(tasks, (number + 1) % 3), name=f"t{number}"))
+        await settle()
+        for number, task in enumerate(tasks):
+            assert f"t{number}" in repr(task)
+        tasks[0].cancel()
+        await settle()
+        assert all(task.cancelled() for task in tasks)
+
+    pyloop.run(root())
 
 
 def test_a_root_that_joins_a_stuck_child() -> None:

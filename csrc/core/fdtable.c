@@ -35,8 +35,8 @@ fdtable_reserve(struct fdtable *table, uint32_t chunk)
     if (n_chunks <= chunk) {
         n_chunks = chunk + 1;
     }
-    struct watch **chunks =
-        pl_realloc(table->chunks, n_chunks * sizeof(*chunks));
+    struct watch **chunks
+        = pl_realloc(table->chunks, n_chunks * sizeof(*chunks));
     if (chunks == NULL) {
         return -ENOMEM;
     }

@@ -27,9 +27,9 @@
 enum { PL_SIDE_READ = 0, PL_SIDE_WRITE = 1 };
 
 struct watch {
-    void *waiter[2];    /* opaque; NULL: nobody */
-    void *owner;        /* opaque identity of the open file; may be NULL */
-    struct list dirty;  /* in reactor.dirty when linked */
+    void *waiter[2];   /* opaque; NULL: nobody */
+    void *owner;       /* opaque identity of the open file; may be NULL */
+    struct list dirty; /* in reactor.dirty when linked */
     int fd;
     uint32_t generation;
     uint8_t wanted;

@@ -37,13 +37,13 @@ enum io_code { PL_IO_RECV, PL_IO_SEND, PL_IO_ACCEPT, PL_IO_CONNECT };
 struct io_op {
     enum io_code code;
     int fd;
-    uint32_t interest;     /* PL_READ or PL_WRITE */
-    void *buffer;          /* stays valid until the completion is seen */
+    uint32_t interest; /* PL_READ or PL_WRITE */
+    void *buffer;      /* stays valid until the completion is seen */
     size_t length;
     struct sockaddr *addr; /* accept: filled in; connect: where to */
     uint32_t addr_length;
     int flags;
-    int64_t result;        /* completion: bytes or fd, or -errno */
+    int64_t result; /* completion: bytes or fd, or -errno */
 };
 
 struct poller_ops {

@@ -198,8 +198,8 @@ epoll_wait_ms(struct poller *poller, int n, int64_t timeout_ns)
         int timeout_ms = -1;
         int64_t rest_ns = 0;
         if (timeout_ns != PL_FOREVER) {
-            int64_t ms = timeout_ns / PL_NS_PER_MS
-                         + (timeout_ns % PL_NS_PER_MS != 0);
+            int64_t ms
+                = timeout_ns / PL_NS_PER_MS + (timeout_ns % PL_NS_PER_MS != 0);
             if (ms > INT_MAX) {
                 ms = INT_MAX;
                 rest_ns = timeout_ns - ms * PL_NS_PER_MS;

@@ -117,14 +117,14 @@ poll_reserve_entry(struct poller *poller)
         return 0;
     }
     uint32_t capacity = poller->capacity > 0 ? poller->capacity * 2 : 16;
-    struct pollfd *entries =
-        pl_realloc(poller->entries, capacity * sizeof(*entries));
+    struct pollfd *entries
+        = pl_realloc(poller->entries, capacity * sizeof(*entries));
     if (entries == NULL) {
         return -ENOMEM;
     }
     poller->entries = entries;
-    uint32_t *generations =
-        pl_realloc(poller->generations, capacity * sizeof(*generations));
+    uint32_t *generations
+        = pl_realloc(poller->generations, capacity * sizeof(*generations));
     if (generations == NULL) {
         return -ENOMEM;
     }
@@ -173,8 +173,8 @@ poll_add(struct poller *poller, int fd)
 }
 
 static int
-poll_update(struct poller *poller, int fd, uint32_t generation,
-            unsigned armed, unsigned wanted)
+poll_update(struct poller *poller, int fd, uint32_t generation, unsigned armed,
+            unsigned wanted)
 {
     /* Our own array is the truth, whatever the caller believes. */
     (void)armed;
@@ -217,8 +217,8 @@ poll_collect(struct poller *poller, int64_t timeout_ns)
         int timeout_ms = -1;
         int64_t rest_ns = 0;
         if (timeout_ns != PL_FOREVER) {
-            int64_t ms = timeout_ns / PL_NS_PER_MS
-                         + (timeout_ns % PL_NS_PER_MS != 0);
+            int64_t ms
+                = timeout_ns / PL_NS_PER_MS + (timeout_ns % PL_NS_PER_MS != 0);
             if (ms > INT_MAX) {
                 ms = INT_MAX;
                 rest_ns = timeout_ns - ms * PL_NS_PER_MS;

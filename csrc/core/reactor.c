@@ -148,8 +148,8 @@ reactor_make_watch(struct reactor *reactor, int fd, struct watch **out)
 }
 
 int
-reactor_claim(struct reactor *reactor, int fd, void *owner,
-              struct watch **out, void **old_owner, void *stale[2])
+reactor_claim(struct reactor *reactor, int fd, void *owner, struct watch **out,
+              void **old_owner, void *stale[2])
 {
     *old_owner = NULL;
     stale[PL_SIDE_READ] = NULL;
@@ -248,9 +248,9 @@ reactor_presumed(const struct watch *watch, unsigned target)
  * callbacks may do anything to any watch: nothing that was read before a call
  * is used after it. */
 static void
-reactor_tell(struct reactor *reactor, struct watch *watch,
-             bool about_to_sleep, reactor_refused_fn refused,
-             reactor_released_fn released, void *arg)
+reactor_tell(struct reactor *reactor, struct watch *watch, bool about_to_sleep,
+             reactor_refused_fn refused, reactor_released_fn released,
+             void *arg)
 {
     unsigned target = watch->wanted;
     if (!about_to_sleep && (watch->doubts & REACTOR_UNWANTED) == 0) {
@@ -362,8 +362,7 @@ reactor_sift_events(struct reactor *reactor, int n)
             continue;
         }
         struct watch *watch = fdtable_get(&reactor->fds, event.fd);
-        if (PL_UNLIKELY(watch == NULL
-                        || watch->generation != event.generation
+        if (PL_UNLIKELY(watch == NULL || watch->generation != event.generation
                         || (event.events & watch->armed) == 0))
         {
             must_renew |= reactor_suspect(reactor, watch);

@@ -30,10 +30,10 @@ struct reactor {
     struct fdtable fds;
     struct timerheap timers;
     struct wakeup wakeup;
-    uint64_t signals;       /* numbers that came through the wake-up, bit n
+    uint64_t signals;   /* numbers that came through the wake-up, bit n
                                for number n; the loop above clears them */
-    struct list dirty;      /* watches whose wanted and armed may differ */
-    uint32_t n_waiters;     /* waiters set in all watches, the wake-up's not
+    struct list dirty;  /* watches whose wanted and armed may differ */
+    uint32_t n_waiters; /* waiters set in all watches, the wake-up's not
                                counted */
     struct poller_event events[PL_EVENTS_PER_WAIT];
 };

@@ -43,9 +43,8 @@ static inline bool
 timerheap_is_before(const struct timerheap_entry *a,
                     const struct timerheap_entry *b)
 {
-    return a->deadline_ns != b->deadline_ns
-               ? a->deadline_ns < b->deadline_ns
-               : a->sequence < b->sequence;
+    return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns
+                                            : a->sequence < b->sequence;
 }
 
 static inline void
@@ -88,8 +87,7 @@ timerheap_sift_down(struct timerheap *heap, uint32_t i,
         }
         uint32_t least = (uint32_t)child;
         for (uint32_t j = least + 1; j < end; j++) {
-            if (timerheap_is_before(&heap->entries[j],
-                                    &heap->entries[least]))
+            if (timerheap_is_before(&heap->entries[j], &heap->entries[least]))
             {
                 least = j;
             }
@@ -112,10 +110,10 @@ timerheap_reserve(struct timerheap *heap)
     if (heap->capacity >= TIMERHEAP_CAPACITY_MAX) {
         return -EOVERFLOW;
     }
-    uint32_t capacity = heap->capacity > 0 ? heap->capacity * 2
-                                           : TIMERHEAP_FIRST_CAPACITY;
-    struct timerheap_entry *entries =
-        pl_realloc(heap->entries, capacity * sizeof(*entries));
+    uint32_t capacity
+        = heap->capacity > 0 ? heap->capacity * 2 : TIMERHEAP_FIRST_CAPACITY;
+    struct timerheap_entry *entries
+        = pl_realloc(heap->entries, capacity * sizeof(*entries));
     if (entries == NULL) {
         return -ENOMEM;
     }
@@ -158,8 +156,8 @@ timerheap_remove(struct timerheap *heap, struct timer *timer)
     }
     struct timerheap_entry last = heap->entries[heap->length];
     if (hole > 0
-        && timerheap_is_before(
-               &last, &heap->entries[(hole - 1) / TIMERHEAP_ARITY]))
+        && timerheap_is_before(&last,
+                               &heap->entries[(hole - 1) / TIMERHEAP_ARITY]))
     {
         timerheap_sift_up(heap, hole, last);
     }

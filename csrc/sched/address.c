@@ -60,8 +60,8 @@ unix_to_python(const struct sockaddr *sa, socklen_t len)
         return PyBytes_FromStringAndSize(path, (Py_ssize_t)size);
     }
     /* The NUL is missing where a path fills all of sun_path. */
-    return PyUnicode_DecodeFSDefaultAndSize(
-        path, (Py_ssize_t)strnlen(path, size));
+    return PyUnicode_DecodeFSDefaultAndSize(path,
+                                            (Py_ssize_t)strnlen(path, size));
 }
 
 static PyObject *
@@ -116,8 +116,8 @@ get_number(PyObject *obj, const char *who, const char *what, uint32_t max,
     if (number == NULL) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
             PyErr_Format(PyExc_TypeError,
-                         "%s(): %s must be an int, not %.200s (%R)", who,
-                         what, Py_TYPE(obj)->tp_name, obj);
+                         "%s(): %s must be an int, not %.200s (%R)", who, what,
+                         Py_TYPE(obj)->tp_name, obj);
         }
         return -1;
     }
@@ -143,8 +143,8 @@ get_host(PyObject *host, const char *who, const char **text, bool *is_name)
     Py_ssize_t size;
     *is_name = false;
     if (PyUnicode_Check(host)) {
-        if (PyUnicode_FindChar(host, 0, 0, PyUnicode_GET_LENGTH(host), 1)
-            >= 0) {
+        if (PyUnicode_FindChar(host, 0, 0, PyUnicode_GET_LENGTH(host), 1) >= 0)
+        {
             goto has_nul;
         }
         if (!PyUnicode_IS_ASCII(host)) {
@@ -158,10 +158,12 @@ get_host(PyObject *host, const char *who, const char **text, bool *is_name)
     if (PyBytes_Check(host)) {
         *text = PyBytes_AS_STRING(host);
         size = PyBytes_GET_SIZE(host);
-    } else if (PyByteArray_Check(host)) {
+    }
+    else if (PyByteArray_Check(host)) {
         *text = PyByteArray_AS_STRING(host);
         size = PyByteArray_GET_SIZE(host);
-    } else {
+    }
+    else {
         PyErr_Format(PyExc_TypeError,
                      "%s(): host must be str, bytes or bytearray, not %.200s "
                      "(%R)",
@@ -189,9 +191,9 @@ inet_from_python(PyObject *address, const char *who, struct sockaddr_in *in)
         return wrong_shape(who, "an AF_INET address (host, port)", address);
     }
     /* The numbers first: their __index__ might change a bytearray. */
-    if (get_number(PyTuple_GET_ITEM(address, 1), who, "port", 65535, &port)
-            < 0
-        || get_host(PyTuple_GET_ITEM(address, 0), who, &host, &is_name) < 0) {
+    if (get_number(PyTuple_GET_ITEM(address, 1), who, "port", 65535, &port) < 0
+        || get_host(PyTuple_GET_ITEM(address, 0), who, &host, &is_name) < 0)
+    {
         return -1;
     }
     in->sin_family = AF_INET;
@@ -250,8 +252,7 @@ parse_inet6(const char *host, struct in6_addr *out, uint32_t *zone)
 }
 
 static int
-inet6_from_python(PyObject *address, const char *who,
-                  struct sockaddr_in6 *in6)
+inet6_from_python(PyObject *address, const char *who, struct sockaddr_in6 *in6)
 {
     uint32_t port, flowinfo = 0, scope_id = 0, zone;
     const char *host;
@@ -262,8 +263,7 @@ inet6_from_python(PyObject *address, const char *who,
             who, "an AF_INET6 address (host, port[, flowinfo[, scope_id]])",
             address);
     }
-    if (get_number(PyTuple_GET_ITEM(address, 1), who, "port", 65535, &port)
-            < 0
+    if (get_number(PyTuple_GET_ITEM(address, 1), who, "port", 65535, &port) < 0
         || (n > 2
             && get_number(PyTuple_GET_ITEM(address, 2), who, "flowinfo",
                           PL_MAX_FLOWINFO, &flowinfo)
@@ -272,7 +272,8 @@ inet6_from_python(PyObject *address, const char *who,
             && get_number(PyTuple_GET_ITEM(address, 3), who, "scope_id",
                           UINT32_MAX, &scope_id)
                    < 0)
-        || get_host(PyTuple_GET_ITEM(address, 0), who, &host, &is_name) < 0) {
+        || get_host(PyTuple_GET_ITEM(address, 0), who, &host, &is_name) < 0)
+    {
         return -1;
     }
     in6->sin6_family = AF_INET6;
@@ -311,8 +312,7 @@ get_path(PyObject *address, const char *who)
     PyObject *path = PyOS_FSPath(address); /* call-out */
     if (path == NULL) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            wrong_shape(who,
-                        "an AF_UNIX address (str, bytes or os.PathLike)",
+            wrong_shape(who, "an AF_UNIX address (str, bytes or os.PathLike)",
                         address);
         }
         return NULL;
@@ -342,10 +342,11 @@ unix_from_python(PyObject *address, const char *who, struct sockaddr_un *un,
         PyErr_Format(PyExc_ValueError,
                      "%s(): path must not contain a null byte: %R", who,
                      address);
-    } else if (size + !abstract > sizeof(un->sun_path)) {
-        errors_from_errno(ENAMETOOLONG, "%s(): AF_UNIX path %R", who,
-                          address);
-    } else {
+    }
+    else if (size + !abstract > sizeof(un->sun_path)) {
+        errors_from_errno(ENAMETOOLONG, "%s(): AF_UNIX path %R", who, address);
+    }
+    else {
         un->sun_family = AF_UNIX;
         memcpy(un->sun_path, text, size);
         *len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size

@@ -8,18 +8,16 @@
 
 /* Up to 3.13 _asyncio keeps a dict {loop: task} and exports it. */
 int
-asyncio_enter_native(LoopObject *loop, PyObject *task)
+asyncio_enter_task(struct module_state *state, PyObject *loop, PyObject *task)
 {
-    loop->tasks.entered = true;
-    return PyDict_SetItem(loop->state->current_tasks, (PyObject *)loop, task);
+    return PyDict_SetItem(state->current_tasks, loop, task);
 }
 
 void
-asyncio_leave_native_slow(LoopObject *loop)
+asyncio_leave_task(struct module_state *state, PyObject *loop)
 {
-    loop->tasks.entered = false;
     PyObject *pending = exception_take();
-    if (PyDict_DelItem(loop->state->current_tasks, (PyObject *)loop) < 0) {
+    if (PyDict_DelItem(state->current_tasks, loop) < 0) {
         PyErr_Clear(); /* somebody else took it out: that is the aim */
     }
     if (pending != NULL) {
@@ -31,30 +29,22 @@ asyncio_leave_native_slow(LoopObject *loop)
 
 /* From 3.14 on the current task is part of the thread state and is reached by
  * a function only. */
-static int
-swap(LoopObject *loop, PyObject *task)
+int
+asyncio_enter_task(struct module_state *state, PyObject *loop, PyObject *task)
 {
-    PyObject *args[2] = {(PyObject *)loop, task};
-    PyObject *old = PyObject_Vectorcall(loop->state->swap_current_task, args,
-                                        2, NULL);
+    PyObject *args[2] = {loop, task};
+    PyObject *old
+        = PyObject_Vectorcall(state->swap_current_task, args, 2, NULL);
     Py_XDECREF(old);
     return old == NULL ? -1 : 0;
 }
 
-int
-asyncio_enter_native(LoopObject *loop, PyObject *task)
-{
-    loop->tasks.entered = true;
-    return swap(loop, task);
-}
-
 void
-asyncio_leave_native_slow(LoopObject *loop)
+asyncio_leave_task(struct module_state *state, PyObject *loop)
 {
-    loop->tasks.entered = false;
     PyObject *pending = exception_take();
-    if (swap(loop, Py_None) < 0) {
-        PyErr_WriteUnraisable((PyObject *)loop);
+    if (asyncio_enter_task(state, loop, Py_None) < 0) {
+        PyErr_WriteUnraisable(loop);
     }
     if (pending != NULL) {
         exception_put(pending);
@@ -98,8 +88,7 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
         const char *name;
     } imports[] = {
         {&state->CancelledError, "asyncio.exceptions", "CancelledError"},
-        {&state->InvalidStateError, "asyncio.exceptions",
-         "InvalidStateError"},
+        {&state->InvalidStateError, "asyncio.exceptions", "InvalidStateError"},
         {&state->QueueEmpty, "asyncio.queues", "QueueEmpty"},
         {&state->QueueFull, "asyncio.queues", "QueueFull"},
         {&state->AsyncioTask, "asyncio.tasks", "Task"},
@@ -123,7 +112,8 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
     };
     for (size_t i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
         if (import_into(imports[i].slot, imports[i].module, imports[i].name)
-            < 0) {
+            < 0)
+        {
             return -1;
         }
     }

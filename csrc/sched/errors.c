@@ -83,7 +83,8 @@ errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
         }
         if (overflow > 0 || whole > PL_FOREVER / PL_NS_PER_SEC - 1) {
             *out_ns = PL_FOREVER;
-        } else {
+        }
+        else {
             *out_ns = whole * PL_NS_PER_SEC;
         }
         return 0;
@@ -98,8 +99,8 @@ errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
         return -1;
     }
     if (isnan(value)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: seconds must be a number, not NaN", who);
+        PyErr_Format(PyExc_ValueError, "%s: seconds must be a number, not NaN",
+                     who);
         return -1;
     }
     if (value < 0) {
@@ -133,7 +134,8 @@ errors_init(PyObject *module, struct module_state *state)
         "sent has been received.",
         PyExc_Exception, NULL);
     if (PyModule_AddObjectRef(module, "ChannelClosed", state->ChannelClosed)
-        < 0) {
+        < 0)
+    {
         return -1;
     }
     state->LineTooLong = PyErr_NewExceptionWithDoc(

@@ -26,7 +26,6 @@ int errors_ends_loop(void);
  * NaN and negative values, naming `who` and the value; infinity and what does
  * not fit become PL_FOREVER.  Rounds up: a wait is never shorter than asked.
  * 0, or -1 with TypeError or ValueError. */
-int errors_seconds_to_ns(PyObject *seconds, const char *who,
-                         int64_t *out_ns);
+int errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns);
 
 #endif

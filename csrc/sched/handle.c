@@ -7,7 +7,6 @@
 
 #include "handle.h"
 
-#include "asyncio_compat.h"
 #include "compat.h"
 #include "errors.h"
 
@@ -34,7 +33,8 @@ handle_fill(HandleObject *self, LoopObject *loop, PyObject *callback,
             self->slots[i + 1] = Py_NewRef(args[i]);
         }
         self->nargs = (int)nargs;
-    } else {
+    }
+    else {
         PyObject *tuple = PyTuple_New(nargs);
         if (tuple == NULL) {
             return -1;
@@ -50,12 +50,14 @@ handle_fill(HandleObject *self, LoopObject *loop, PyObject *callback,
         if (self->context == NULL) {
             return -1;
         }
-    } else if (PL_UNLIKELY(!PyContext_CheckExact(context))) {
+    }
+    else if (PL_UNLIKELY(!PyContext_CheckExact(context))) {
         PyErr_Format(PyExc_TypeError,
                      "context must be a contextvars.Context or None, not %R",
                      context);
         return -1;
-    } else {
+    }
+    else {
         self->context = Py_NewRef(context);
     }
     if (PL_UNLIKELY(loop->debug)) {
@@ -72,8 +74,8 @@ HandleObject *
 handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
            Py_ssize_t nargs, PyObject *context)
 {
-    HandleObject *self = PyObject_GC_New(HandleObject,
-                                         loop->state->HandleType);
+    HandleObject *self
+        = PyObject_GC_New(HandleObject, loop->state->HandleType);
     if (self == NULL) {
         return NULL;
     }
@@ -109,8 +111,8 @@ handle_call_at(LoopObject *loop, int64_t deadline_ns, double when,
                PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
                PyObject *context)
 {
-    TimerHandleObject *self = PyObject_GC_New(TimerHandleObject,
-                                              loop->state->TimerHandleType);
+    TimerHandleObject *self
+        = PyObject_GC_New(TimerHandleObject, loop->state->TimerHandleType);
     if (self == NULL) {
         return NULL;
     }
@@ -121,7 +123,8 @@ handle_call_at(LoopObject *loop, int64_t deadline_ns, double when,
     if (rc < 0
         || loop_timer_start(loop, &self->timer, (PyObject *)self, timer_fire,
                             deadline_ns)
-               < 0) {
+               < 0)
+    {
         Py_DECREF(self);
         return NULL;
     }
@@ -193,7 +196,8 @@ report_failure(HandleObject *self)
         || (self->source_traceback != NULL
             && PyDict_SetItem(context, state->str_source_traceback,
                               self->source_traceback)
-                   < 0)) {
+                   < 0))
+    {
         goto done;
     }
     res = PyObject_CallMethodOneArg(
@@ -225,7 +229,8 @@ call(HandleObject *self)
         res = PyObject_Vectorcall(
             self->callback, self->slots + 1,
             (size_t)self->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    } else {
+    }
+    else {
         res = PyObject_CallObject(self->callback, self->slots[1]);
     }
     if (PyContext_Exit(self->context) < 0) {
@@ -263,9 +268,11 @@ run_once(HandleObject *self)
     int rc = 0;
     if (res != NULL) {
         Py_DECREF(res);
-    } else if (errors_ends_loop()) {
+    }
+    else if (errors_ends_loop()) {
         rc = -1;
-    } else {
+    }
+    else {
         rc = report_failure(self);
     }
     self->running = false;
@@ -283,7 +290,7 @@ handle_run(struct runnable *runnable, LoopObject *loop)
     if (self->cancelled || self->callback == NULL) {
         return 0;
     }
-    asyncio_leave_native(loop);
+    loop_leave_task(loop);
     return run_once(self);
 }
 
@@ -397,14 +404,15 @@ Handle_tp_repr(HandleObject *self)
 {
     bool is_timer = self->loop != NULL
                     && Py_IS_TYPE(self, self->loop->state->TimerHandleType);
-    PyObject *parts = PyUnicode_FromFormat(
-        "<%s%s", is_timer ? "TimerHandle" : "Handle",
-        self->cancelled ? " cancelled" : "");
+    PyObject *parts
+        = PyUnicode_FromFormat("<%s%s", is_timer ? "TimerHandle" : "Handle",
+                               self->cancelled ? " cancelled" : "");
     if (parts != NULL && is_timer) {
         PyObject *when = PyFloat_FromDouble(((TimerHandleObject *)self)->when);
         if (when == NULL) {
             Py_CLEAR(parts);
-        } else {
+        }
+        else {
             Py_SETREF(parts, PyUnicode_FromFormat("%U when=%S", parts, when));
             Py_DECREF(when);
         }
@@ -413,7 +421,8 @@ Handle_tp_repr(HandleObject *self)
         PyObject *source = format_callback(self);
         if (source == NULL) {
             Py_CLEAR(parts);
-        } else {
+        }
+        else {
             Py_SETREF(parts, PyUnicode_FromFormat("%U %U", parts, source));
             Py_DECREF(source);
         }
@@ -427,9 +436,10 @@ Handle_tp_repr(HandleObject *self)
         }
         if (file == NULL || line == NULL) {
             PyErr_Clear();
-        } else {
-            Py_SETREF(parts, PyUnicode_FromFormat("%U created at %S:%S",
-                                                  parts, file, line));
+        }
+        else {
+            Py_SETREF(parts, PyUnicode_FromFormat("%U created at %S:%S", parts,
+                                                  file, line));
         }
         Py_XDECREF(frame);
         Py_XDECREF(file);
@@ -545,8 +555,8 @@ static PyType_Slot Handle_slots[] = {
 static PyType_Spec Handle_spec = {
     .name = "pyloop._core.Handle",
     .basicsize = sizeof(HandleObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Handle_slots,
 };
 
@@ -600,8 +610,7 @@ static PyMethodDef TimerHandle_methods[] = {
     {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS,
      Handle_get_context_doc},
     {"_run", (PyCFunction)Handle__run, METH_NOARGS, Handle_run_doc},
-    {"when", (PyCFunction)TimerHandle_when, METH_NOARGS,
-     TimerHandle_when_doc},
+    {"when", (PyCFunction)TimerHandle_when, METH_NOARGS, TimerHandle_when_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -640,16 +649,16 @@ static PyType_Slot TimerHandle_slots[] = {
 static PyType_Spec TimerHandle_spec = {
     .name = "pyloop._core.TimerHandle",
     .basicsize = sizeof(TimerHandleObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = TimerHandle_slots,
 };
 
 int
 handle_init(PyObject *module, struct module_state *state)
 {
-    if (state_add_type(module, &state->HandleType, &Handle_spec, "Handle")
-        < 0) {
+    if (state_add_type(module, &state->HandleType, &Handle_spec, "Handle") < 0)
+    {
         return -1;
     }
     return state_add_type(module, &state->TimerHandleType, &TimerHandle_spec,

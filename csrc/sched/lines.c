@@ -116,7 +116,8 @@ make_room(LinesObject *self)
      * every few bytes: where more than half is unread, grow as well. */
     move_to_front(self);
     if (self->data != NULL
-        && (unread <= self->capacity / 2 || self->capacity == limit)) {
+        && (unread <= self->capacity / 2 || self->capacity == limit))
+    {
         return 0;
     }
     Py_ssize_t capacity = PL_LINES_CHUNK;
@@ -139,8 +140,8 @@ trim_buffer(LinesObject *self)
     Py_ssize_t unread = self->tail - self->head;
     if (unread == 0) {
         drop_buffer(self);
-    } else if (self->capacity > PL_LINES_CHUNK
-               && unread <= PL_LINES_CHUNK / 2) {
+    }
+    else if (self->capacity > PL_LINES_CHUNK && unread <= PL_LINES_CHUNK / 2) {
         move_to_front(self);
         /* Shrinking may fail: the larger buffer is as good. */
         (void)resize_buffer(self, PL_LINES_CHUNK);
@@ -195,8 +196,8 @@ decode(LinesObject *self, Py_ssize_t start, Py_ssize_t size)
 static enum op_attempt
 refuse_line(LinesObject *self, struct module_state *state)
 {
-    PyErr_Format(state->LineTooLong,
-                 "line is longer than max_line=%zd bytes", self->max_line);
+    PyErr_Format(state->LineTooLong, "line is longer than max_line=%zd bytes",
+                 self->max_line);
     return OP_ATTEMPT_ERROR;
 }
 
@@ -211,7 +212,8 @@ take_line(LinesObject *self, struct module_state *state, PyObject **result)
     if (self->skipping) {
         if (newline < 0) {
             consume(self, self->tail);
-        } else {
+        }
+        else {
             self->skipping = false;
             consume(self, newline + 1);
             newline = find_newline(self);
@@ -256,9 +258,11 @@ read_more(LinesObject *self, OpObject *op)
             self->tail += rc;
             self->eof = rc == 0;
             outcome = OP_ATTEMPT_DONE;
-        } else if (rc == -EAGAIN) {
+        }
+        else if (rc == -EAGAIN) {
             outcome = OP_ATTEMPT_WAIT;
-        } else {
+        }
+        else {
             outcome = ioop_fail(op, rc);
         }
     }
@@ -339,7 +343,8 @@ aclose_attempt(OpObject *op, PyObject **result)
     }
     OpObject *waiting = self->waiting;
     if (waiting != NULL && waiting->status == OP_ARMED
-        && waiting->loop == op->loop) {
+        && waiting->loop == op->loop)
+    {
         Py_INCREF(waiting);
         waiting->kind->disarm(waiting);
         op_fire(waiting, NULL);
@@ -405,7 +410,7 @@ Lines_tp_traverse(LinesObject *self, visitproc visit, void *arg)
 static int
 Lines_tp_clear(LinesObject *self)
 {
-    self->closed = true; /* nothing reads a socket that is gone */
+    self->closed = true;  /* nothing reads a socket that is gone */
     Py_CLEAR(self->sock); /* call-out */
     return 0;
 }
@@ -451,23 +456,18 @@ PyDoc_STRVAR(Lines_doc,
              "One task at a time may wait for a line.");
 
 static PyType_Slot Lines_slots[] = {
-    {Py_tp_doc, (void *)Lines_doc},
-    {Py_tp_dealloc, Lines_tp_dealloc},
-    {Py_tp_traverse, Lines_tp_traverse},
-    {Py_tp_clear, Lines_tp_clear},
-    {Py_tp_repr, Lines_tp_repr},
-    {Py_tp_methods, Lines_methods},
-    {Py_tp_members, Lines_members},
-    {Py_am_aiter, PyObject_SelfIter},
-    {Py_am_anext, Lines_am_anext},
-    {0, NULL},
+    {Py_tp_doc, (void *)Lines_doc},      {Py_tp_dealloc, Lines_tp_dealloc},
+    {Py_tp_traverse, Lines_tp_traverse}, {Py_tp_clear, Lines_tp_clear},
+    {Py_tp_repr, Lines_tp_repr},         {Py_tp_methods, Lines_methods},
+    {Py_tp_members, Lines_members},      {Py_am_aiter, PyObject_SelfIter},
+    {Py_am_anext, Lines_am_anext},       {0, NULL},
 };
 
 static PyType_Spec Lines_spec = {
     .name = "pyloop._core.Lines",
     .basicsize = sizeof(LinesObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Lines_slots,
 };
 
@@ -601,7 +601,8 @@ lines_function(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     if (args_bind(&spec, args, nargs, kwnames, bound) < 0
         || sockfd_get(state, bound[0], "lines") < 0
         || check_max_line(bound[2], &max_line) < 0
-        || check_encoding(bound[1], &encoding) < 0) {
+        || check_encoding(bound[1], &encoding) < 0)
+    {
         return NULL;
     }
     LinesObject *self = PyObject_GC_New(LinesObject, state->LinesType);

@@ -1,8 +1,11 @@
 /* The main loop.
  *
- *        +-----------------------------------------------------------+
- *        v                                                           |
- *   flush_interest -> wait -> fire_io -> fire_timers -> run_signals -+-> run_ready
+ *   +-------------------------------------------------------------+
+ *   |                                                             |
+ *   +-> flush_interest -> wait -> fire_io -> fire_timers          |
+ *                                                 |               |
+ *                                                 v               |
+ *                                            run_signals -> run_ready
  *
  * One turn is one pass.  The first five phases only move things to the ready
  * queue; run_ready runs a snapshot of it, so that what a task makes ready runs
@@ -20,7 +23,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "asyncio_compat.h"
 #include "compat.h"
 #include "errors.h"
 
@@ -65,7 +67,8 @@ wait_for_events(LoopObject *loop)
     int n;
     if (!idle) {
         n = reactor_wait(reactor, 0);
-    } else {
+    }
+    else {
         loop->woken = false;
         loop->sleeping = true;
         Py_BEGIN_ALLOW_THREADS
@@ -155,7 +158,7 @@ run_ready(LoopObject *loop)
             break;
         }
     }
-    asyncio_leave_native(loop);
+    loop_leave_task(loop);
     return rc;
 }
 
@@ -166,7 +169,8 @@ static bool
 should_poll(LoopObject *loop)
 {
     if (loop->ready.must_poll || ring_length(&loop->ready.ring) == 0
-        || loop->stopping) {
+        || loop->stopping)
+    {
         return true;
     }
     return loop->ready.steps_since_poll >= PL_STEPS_PER_POLL
@@ -275,7 +279,8 @@ loop_signals_leave(LoopObject *loop)
     PyObject *pending = exception_take();
     int present = set_wakeup_fd(loop, loop->signals.outer_fd);
     if (present >= 0 && loop->reactor != NULL
-        && present != loop->reactor->wakeup.write_fd) {
+        && present != loop->reactor->wakeup.write_fd)
+    {
         /* Somebody replaced it meanwhile: theirs stays. */
         present = set_wakeup_fd(loop, present);
     }
@@ -331,7 +336,8 @@ loop_run(LoopObject *loop, enum loop_mode mode)
     enum loop_exit reason = run_turns(loop, mode);
 
     if (loop->signals.handlers == NULL
-        || PyDict_GET_SIZE(loop->signals.handlers) == 0) {
+        || PyDict_GET_SIZE(loop->signals.handlers) == 0)
+    {
         loop_signals_leave(loop);
     }
     loop->stopping = false;
@@ -389,7 +395,8 @@ release_timers(LoopObject *loop)
 {
     struct timer *node;
     while ((node = timerheap_pop_due(&loop->reactor->timers, PL_FOREVER))
-           != NULL) {
+           != NULL)
+    {
         struct loop_timer *timer
             = PL_CONTAINER_OF(node, struct loop_timer, node);
         PyObject *self = timer->self;
@@ -467,8 +474,8 @@ loop_check_usable(LoopObject *loop)
 int
 loop_check_thread(LoopObject *loop, const char *who)
 {
-    if (loop->thread_id != 0
-        && loop->thread_id != PyThread_get_thread_ident()) {
+    if (loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident())
+    {
         PyErr_Format(PyExc_RuntimeError,
                      "%s: the event loop runs in another thread; use "
                      "call_soon_threadsafe() to reach it",
@@ -550,8 +557,8 @@ loop_timer_start(LoopObject *loop, struct loop_timer *timer, PyObject *self,
     if (loop_promise(loop) < 0) {
         return -1;
     }
-    if (timerheap_push(&loop->reactor->timers, &timer->node, deadline_ns)
-        < 0) {
+    if (timerheap_push(&loop->reactor->timers, &timer->node, deadline_ns) < 0)
+    {
         loop_unpromise(loop);
         PyErr_NoMemory();
         return -1;
@@ -595,7 +602,8 @@ loop_report(LoopObject *loop, const char *message, PyObject *key,
         || PyDict_SetItem(context, loop->state->str_message, text) < 0
         || (exc != NULL
             && PyDict_SetItem(context, loop->state->str_exception, exc) < 0)
-        || (key != NULL && PyDict_SetItem(context, key, value) < 0)) {
+        || (key != NULL && PyDict_SetItem(context, key, value) < 0))
+    {
         goto done;
     }
     /* call-out */

@@ -14,6 +14,7 @@
 
 #include "core/reactor.h"
 #include "core/ring.h"
+#include "asyncio_compat.h"
 #include "runnable.h"
 #include "state.h"
 
@@ -65,18 +66,19 @@ typedef struct LoopObject {
         struct list live;
         size_t n_live;
         size_t n_roots;
-        size_t n_foreign; /* of these, how many wait for a foreign future */
-        PyObject *failed; /* owned: the first root that raised, or NULL */
+        size_t n_foreign;  /* of these, how many wait for a foreign future */
+        PyObject *failed;  /* owned: the first root that raised, or NULL */
         PyObject *current; /* borrowed: the task that is being stepped */
         PyObject *plain_waiters; /* owned dict, see plainchannel.c, or NULL */
-        bool entered;      /* asyncio.current_task() was set to a native task */
-        int budget;        /* see PL_STEP_BUDGET */
+        bool entered; /* asyncio.current_task() was set to a native task */
+        int budget;   /* see PL_STEP_BUDGET */
     } tasks;
 
     /* Signals. */
     struct {
-        PyObject *handlers; /* owned: dict signum -> Handle (add_signal_handler) */
-        int outer_fd;       /* the wake-up fd that was set before we ran */
+        PyObject
+            *handlers; /* owned: dict signum -> Handle (add_signal_handler) */
+        int outer_fd;  /* the wake-up fd that was set before we ran */
         bool is_set;
     } signals;
 
@@ -135,6 +137,25 @@ void loop_push_promised(LoopObject *loop, struct runnable *runnable);
 /* Makes a sleeping loop look at its ready queue.  Any thread. */
 void loop_wake(LoopObject *loop);
 
+/* asyncio.current_task() for native tasks.  Their steps follow each other, so
+ * the entry is replaced by the next step, and taken out only when something
+ * else runs. */
+static inline int
+loop_enter_task(LoopObject *loop, PyObject *task)
+{
+    loop->tasks.entered = true;
+    return asyncio_enter_task(loop->state, (PyObject *)loop, task);
+}
+
+static inline void
+loop_leave_task(LoopObject *loop)
+{
+    if (loop->tasks.entered) {
+        loop->tasks.entered = false;
+        asyncio_leave_task(loop->state, (PyObject *)loop);
+    }
+}
+
 /* Reports an exception (the current one, which is taken) that has no caller
  * to the loop's call_exception_handler.  `key`/`value` is an extra entry of
  * the context, e.g. ("handle", handle); NULL for none.  -1 only if the handler
@@ -146,8 +167,8 @@ int loop_report(LoopObject *loop, const char *message, PyObject *key,
 
 /* Puts `waiter` on a side of fd, for the open file `owner` (the socket object,
  * NULL for a bare number).  Takes a reference to both.  A persistent waiter is
- * a struct runnable and is pushed at every event; a one-shot waiter is a struct
- * waiter and is fired once.
+ * a struct runnable and is pushed at every event; a one-shot waiter is a
+ * struct waiter and is fired once.
  * 1 if the side is taken (no exception is set; *taken is the borrowed present
  * waiter), 0, or -1 with an exception. */
 int loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,

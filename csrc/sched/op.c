@@ -2,19 +2,14 @@
 
 #include "op.h"
 
-#include <errno.h>
-
 #include "args.h"
 #include "compat.h"
 #include "errors.h"
 #include "handle.h"
-#include "sockfd.h"
 
 /* Ops that are kept for reuse: more than a busy server has in flight between
  * two allocations, at about 50 KiB. */
 #define PL_MAX_FREE_OPS 256
-
-static void op_fire_watch(struct waiter *self, LoopObject *loop, int error);
 
 /* --- life --- */
 
@@ -27,12 +22,13 @@ op_new(struct module_state *state, const struct op_kind *kind)
         state->n_op_free--;
         op->object = NULL;
         (void)PyObject_Init((PyObject *)op, state->OpType);
-    } else {
+    }
+    else {
         op = PyObject_GC_New(OpObject, state->OpType);
         if (op == NULL) {
             return NULL;
         }
-        op->head.fire = op_fire_watch;
+        op->head.fire = op_fire_from_watch;
         op->object = NULL;
         op->weakrefs = NULL;
         op->loop = NULL;
@@ -100,7 +96,8 @@ Op_tp_finalize(OpObject *op)
     if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
                          "pyloop operation '%s' was never awaited",
                          op->kind->name)
-        < 0) {
+        < 0)
+    {
         PyErr_WriteUnraisable((PyObject *)op);
     }
     if (pending != NULL) {
@@ -129,11 +126,13 @@ Op_tp_dealloc(OpObject *op)
     struct module_state *state
         = (struct module_state *)PyType_GetModuleState(type);
     if (PL_FREELISTS && reuse && state != NULL
-        && state->n_op_free < PL_MAX_FREE_OPS) {
+        && state->n_op_free < PL_MAX_FREE_OPS)
+    {
         op->object = (PyObject *)(void *)state->op_free;
         state->op_free = op;
         state->n_op_free++;
-    } else {
+    }
+    else {
         PyObject_GC_Del(op);
     }
     Py_XDECREF(loop); /* call-out: last, it may free everything */
@@ -329,118 +328,7 @@ op_fire(OpObject *op, PyObject *error)
     loop_push_promised(op->loop, waiter);
 }
 
-/* --- waiting for a descriptor --- */
-
-static void
-op_fire_watch(struct waiter *self, LoopObject *Py_UNUSED(loop), int error)
-{
-    OpObject *op = (OpObject *)self;
-    PyObject *exc = NULL;
-    if (error != 0) {
-        exc = errors_make_errno(error, "%s on descriptor %d", op->kind->name,
-                                op->fd);
-        if (exc == NULL) {
-            exc = exception_take();
-        }
-    }
-    op_fire(op, exc);
-}
-
-/* Who waits through `waiter`: a Task, of ours or of asyncio (the __self__ of
- * the callback that its future was given), else the waiter itself. */
-static PyObject *
-waiting_task(struct module_state *state, PyObject *waiter)
-{
-    if (!op_check(state, waiter) || ((OpObject *)waiter)->waiter == NULL) {
-        return Py_NewRef(waiter);
-    }
-    PyObject *who = (PyObject *)((OpObject *)waiter)->waiter;
-    if (Py_IS_TYPE(who, state->HandleType)
-        && ((HandleObject *)who)->callback != NULL) {
-        PyObject *self = PyObject_GetAttrString(
-            ((HandleObject *)who)->callback, "__self__");
-        if (self != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return self;
-        }
-        PyErr_Clear();
-    }
-    return Py_NewRef(who);
-}
-
-int
-op_arm_fd(OpObject *op)
-{
-    PyObject *taken;
-    PyObject *owner = op->object;
-    if (owner != NULL && PyLong_Check(owner)) {
-        owner = NULL;
-    }
-    int rc = loop_watch(op->loop, op->fd, owner, op->side, (PyObject *)op,
-                        false, &taken);
-    if (rc <= 0) {
-        return rc;
-    }
-    PyObject *who = waiting_task(op->loop->state, taken);
-    if (who == NULL) {
-        return -1;
-    }
-    PyErr_Format(PyExc_RuntimeError,
-                 "%s: another task waits already to %s descriptor %d: %R",
-                 op->kind->name,
-                 op->side == PL_SIDE_READ ? "read from" : "write to", op->fd,
-                 who);
-    Py_DECREF(who);
-    return -1;
-}
-
-void
-op_disarm_fd(OpObject *op)
-{
-    PyObject *mine = loop_unwatch(op->loop, op->fd, op->side);
-    Py_XDECREF(mine);
-}
-
-static enum op_attempt
-wait_attempt(OpObject *op, PyObject **result)
-{
-    if (op->status != OP_FIRED) {
-        return OP_ATTEMPT_WAIT;
-    }
-    *result = Py_NewRef(Py_None);
-    return OP_ATTEMPT_DONE;
-}
-
-const struct op_kind op_kind_wait_readable = {
-    .name = "wait_readable",
-    .attempt = wait_attempt,
-    .arm = op_arm_fd,
-    .disarm = op_disarm_fd,
-    .unmetered = true,
-};
-
-const struct op_kind op_kind_wait_writable = {
-    .name = "wait_writable",
-    .attempt = wait_attempt,
-    .arm = op_arm_fd,
-    .disarm = op_disarm_fd,
-    .unmetered = true,
-};
-
-OpObject *
-op_new_wait(struct module_state *state, PyObject *fileobj, int side)
-{
-    const struct op_kind *kind = side == PL_SIDE_READ
-                                     ? &op_kind_wait_readable
-                                     : &op_kind_wait_writable;
-    int fd = sockfd_of_fileobj(state, fileobj, kind->name);
-    OpObject *op = fd < 0 ? NULL : op_new(state, kind);
-    if (op != NULL) {
-        op->fd = fd;
-        op->side = (uint8_t)side;
-        op->object = Py_NewRef(fileobj);
-    }
-    return op;
-}
+/* --- for messages --- */
 
 PyObject *
 op_describe(OpObject *op)
@@ -452,13 +340,13 @@ op_describe(OpObject *op)
     if (op->object == NULL) {
         return PyUnicode_FromString(op->kind->name);
     }
-    if (op->loop != NULL && Py_IS_TYPE(op->object, op->loop->state->TaskType)) {
+    if (op->loop != NULL && Py_IS_TYPE(op->object, op->loop->state->TaskType))
+    {
         /* By name: its repr would describe what it waits for, and so on. */
         PyObject *name = PyObject_CallMethod(op->object, "get_name", NULL);
         PyObject *text
             = name != NULL
-                  ? PyUnicode_FromFormat("%s on task %R", op->kind->name,
-                                         name)
+                  ? PyUnicode_FromFormat("%s on task %R", op->kind->name, name)
                   : NULL;
         Py_XDECREF(name);
         return text;
@@ -514,12 +402,15 @@ Op_throw(OpObject *op, PyObject *const *args, Py_ssize_t nargs)
     PyObject *exc;
     if (PyExceptionInstance_Check(type)) {
         exc = Py_NewRef(type);
-    } else if (PyExceptionClass_Check(type)) {
+    }
+    else if (PyExceptionClass_Check(type)) {
         if (value != NULL && PyExceptionInstance_Check(value)) {
             exc = Py_NewRef(value);
-        } else if (value != NULL) {
+        }
+        else if (value != NULL) {
             exc = PyObject_CallOneArg(type, value);
-        } else {
+        }
+        else {
             exc = PyObject_CallNoArgs(type);
         }
         if (exc == NULL) {
@@ -533,7 +424,8 @@ Op_throw(OpObject *op, PyObject *const *args, Py_ssize_t nargs)
             Py_DECREF(exc);
             return NULL;
         }
-    } else {
+    }
+    else {
         PyErr_Format(PyExc_TypeError,
                      "throw() needs an exception or exception class, not %R",
                      type);
@@ -559,7 +451,7 @@ Op_close(OpObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* --- the future's face, for the task of another framework that drives us --- */
+/* --- the future's face, for asyncio.Task --- */
 
 PyDoc_STRVAR(Op_add_done_callback_doc,
              "add_done_callback($self, fn, /, *, context=None)\n--\n\n"
@@ -570,8 +462,7 @@ Op_add_done_callback(OpObject *op, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames)
 {
     static const char *const names[] = {"fn", "context"};
-    static const struct args_spec spec
-        = {"add_done_callback", names, 2, 1, 1};
+    static const struct args_spec spec = {"add_done_callback", names, 2, 1, 1};
     PyObject *bound[2];
     if (args_bind(&spec, args, nargs, kwnames, bound) < 0) {
         return NULL;
@@ -581,8 +472,7 @@ Op_add_done_callback(OpObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     PyObject *self = (PyObject *)op;
-    HandleObject *handle
-        = handle_new(op->loop, bound[0], &self, 1, bound[1]);
+    HandleObject *handle = handle_new(op->loop, bound[0], &self, 1, bound[1]);
     if (handle == NULL) {
         return NULL;
     }
@@ -621,10 +511,10 @@ Op_cancel(OpObject *op, PyObject *const *args, Py_ssize_t nargs,
         int rc = op->kind->cancel(op, msg); /* call-out */
         return rc < 0 ? NULL : PyBool_FromLong(rc);
     }
-    PyObject *exc = msg == NULL || msg == Py_None
-                        ? PyObject_CallNoArgs(op->loop->state->CancelledError)
-                        : PyObject_CallOneArg(
-                              op->loop->state->CancelledError, msg);
+    PyObject *exc
+        = msg == NULL || msg == Py_None
+              ? PyObject_CallNoArgs(op->loop->state->CancelledError)
+              : PyObject_CallOneArg(op->loop->state->CancelledError, msg);
     if (exc == NULL) {
         return NULL;
     }
@@ -765,31 +655,24 @@ static PyMemberDef Op_members[] = {
 PyDoc_STRVAR(Op_doc,
              "An operation that can be awaited: what recv(), sleep(), "
              "Channel.send() ... return.\n\n"
-             "A collections.abc.Coroutine: it can be awaited once, spawned, or "
-             "given to asyncio.create_task().");
+             "A collections.abc.Coroutine: it can be awaited once, spawned, "
+             "or given to asyncio.create_task().");
 
 static PyType_Slot Op_slots[] = {
-    {Py_tp_doc, (void *)Op_doc},
-    {Py_tp_dealloc, Op_tp_dealloc},
-    {Py_tp_finalize, Op_tp_finalize},
-    {Py_tp_traverse, Op_tp_traverse},
-    {Py_tp_clear, Op_tp_clear},
-    {Py_tp_repr, Op_tp_repr},
-    {Py_tp_methods, Op_methods},
-    {Py_tp_members, Op_members},
-    {Py_tp_getset, Op_getset},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, Op_tp_iternext},
-    {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, Op_am_send},
-    {0, NULL},
+    {Py_tp_doc, (void *)Op_doc},      {Py_tp_dealloc, Op_tp_dealloc},
+    {Py_tp_finalize, Op_tp_finalize}, {Py_tp_traverse, Op_tp_traverse},
+    {Py_tp_clear, Op_tp_clear},       {Py_tp_repr, Op_tp_repr},
+    {Py_tp_methods, Op_methods},      {Py_tp_members, Op_members},
+    {Py_tp_getset, Op_getset},        {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, Op_tp_iternext}, {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, Op_am_send},         {0, NULL},
 };
 
 static PyType_Spec Op_spec = {
     .name = "pyloop._core.Operation",
     .basicsize = sizeof(OpObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Op_slots,
 };
 

@@ -69,23 +69,23 @@ struct OpObject {
     PyObject *object;        /* owned; socket, channel, task, Lines ... */
     PyObject *value;         /* owned; the kind's own */
     uint8_t status;
-    uint8_t blocking; /* `_asyncio_future_blocking` */
+    uint8_t blocking;  /* `_asyncio_future_blocking` */
     uint8_t cancelled; /* by op.cancel(): result() raises CancelledError */
     uint8_t side;      /* PL_SIDE_*, for kinds that wait for a descriptor */
     uint8_t phase;     /* the kind's own */
     int fd;            /* -1 when there is none */
     union {
-        struct {           /* recv, send ...: */
+        struct { /* recv, send ...: */
             char *data;
             Py_ssize_t length;
             Py_ssize_t done;
             Py_buffer *view; /* owned, PyMem; NULL for bytes */
         } io;
-        struct {           /* sleep: */
+        struct { /* sleep: */
             struct loop_timer timer;
             int64_t delay_ns; /* until first tried; then the deadline */
         } sleep;
-        struct {                 /* Channel */
+        struct { /* Channel */
             struct list link;
             bool notified;
         } queue;
@@ -114,6 +114,8 @@ void op_fire(OpObject *op, PyObject *error);
  * as the open file's identity. */
 int op_arm_fd(OpObject *op);
 void op_disarm_fd(OpObject *op);
+/* What the watch of such an op calls: op_fire, with -errno as an OSError. */
+void op_fire_from_watch(struct waiter *self, LoopObject *loop, int error);
 
 /* A kind that waits until op->fd is ready and returns None. */
 extern const struct op_kind op_kind_wait_readable;

@@ -63,8 +63,8 @@ meet(OpObject *op, PyObject *partner)
     OpObject *other_op = (OpObject *)Py_NewRef(other);
     int rc = -1;
     if (PyObject_SetAttr(op->object, attribute_of(op, true), Py_None) == 0
-        && PyObject_SetAttr(op->object, attribute_of(op, false), Py_None)
-               == 0) {
+        && PyObject_SetAttr(op->object, attribute_of(op, false), Py_None) == 0)
+    {
         OpObject *receiver = op->phase == PHASE_RECV ? op : other_op;
         OpObject *sender = op->phase == PHASE_RECV ? other_op : op;
         fire_one(loop, receiver);
@@ -99,22 +99,21 @@ plain_arm(OpObject *op)
     if (present != Py_None) {
         PyErr_Format(PyExc_RuntimeError,
                      "channel %R has a waiting %s already: %R", op->object,
-                     op->phase == PHASE_SEND ? "sender" : "receiver",
-                     present);
+                     op->phase == PHASE_SEND ? "sender" : "receiver", present);
         Py_DECREF(present);
         return -1;
     }
     Py_DECREF(present);
     Py_XSETREF(op->value, Py_NewRef(((TaskObject *)op->waiter)->coro));
-    PyObject *partner
-        = PyObject_GetAttr(op->object, attribute_of(op, false));
+    PyObject *partner = PyObject_GetAttr(op->object, attribute_of(op, false));
     if (partner == NULL) {
         return -1;
     }
     int rc = -1;
     if (PyDict_SetItem(loop->tasks.plain_waiters, op->value, (PyObject *)op)
             == 0
-        && PyObject_SetAttr(op->object, mine, op->value) == 0) {
+        && PyObject_SetAttr(op->object, mine, op->value) == 0)
+    {
         rc = partner == Py_None ? 0 : meet(op, partner);
     }
     Py_DECREF(partner);
@@ -138,13 +137,15 @@ plain_disarm(OpObject *op)
     PyObject *mine = attribute_of(op, true);
     PyObject *present = PyObject_GetAttr(op->object, mine);
     if (present != NULL && present == op->value
-        && PyObject_SetAttr(op->object, mine, Py_None) < 0) {
+        && PyObject_SetAttr(op->object, mine, Py_None) < 0)
+    {
         PyErr_WriteUnraisable(op->object);
     }
     Py_XDECREF(present);
     PyErr_Clear();
     if (op->loop->tasks.plain_waiters != NULL
-        && PyDict_DelItem(op->loop->tasks.plain_waiters, op->value) < 0) {
+        && PyDict_DelItem(op->loop->tasks.plain_waiters, op->value) < 0)
+    {
         PyErr_Clear();
     }
     Py_DECREF(op);

@@ -23,7 +23,8 @@ find_fd_offset(struct module_state *state)
         = dict != NULL ? PyDict_GetItemString(dict, "family") : NULL;
     if (family == NULL || !Py_IS_TYPE(family, &PyMemberDescr_Type)
         || ((PyMemberDescrObject *)family)->d_member->offset
-               != expected + (Py_ssize_t)sizeof(int)) {
+               != expected + (Py_ssize_t)sizeof(int))
+    {
         return -1;
     }
     /* An unopened socket object has -1 there in every version. */
@@ -92,8 +93,7 @@ int
 sockfd_get(struct module_state *state, PyObject *sock, const char *who)
 {
     if (PL_UNLIKELY(!Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType))) {
-        if (!PyObject_TypeCheck(sock,
-                                (PyTypeObject *)state->RawSocketType)) {
+        if (!PyObject_TypeCheck(sock, (PyTypeObject *)state->RawSocketType)) {
             PyErr_Format(PyExc_TypeError,
                          "%s() needs a socket.socket, not %.200s (%R)", who,
                          Py_TYPE(sock)->tp_name, sock);
@@ -110,8 +110,10 @@ sockfd_get(struct module_state *state, PyObject *sock, const char *who)
     int fd = read_fd(state, sock);
     if (PL_UNLIKELY(fd < 0)) {
         return fd == -2 ? -1
-                        : errors_from_errno(EBADF, "%s(): the socket %R is "
-                                            "closed", who, sock);
+                        : errors_from_errno(EBADF,
+                                            "%s(): the socket %R is "
+                                            "closed",
+                                            who, sock);
     }
     return fd;
 }
@@ -134,8 +136,8 @@ sockfd_of_fileobj(struct module_state *state, PyObject *obj, const char *who)
             return -1;
         }
         if (overflow != 0 || fd < 0 || fd > INT_MAX) {
-            PyErr_Format(PyExc_ValueError,
-                         "%s(): not a file descriptor: %R", who, obj);
+            PyErr_Format(PyExc_ValueError, "%s(): not a file descriptor: %R",
+                         who, obj);
             return -1;
         }
         return (int)fd;

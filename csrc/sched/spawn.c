@@ -10,8 +10,8 @@ spawn_attempt(OpObject *op, PyObject **result)
     if (task_check_coroutine(op->loop->state, op->object, "spawn()") < 0) {
         return OP_ATTEMPT_ERROR;
     }
-    *result = (PyObject *)task_new(op->loop, op->object, op->value, NULL,
-                                   false);
+    *result
+        = (PyObject *)task_new(op->loop, op->object, op->value, NULL, false);
     return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
 }
 
@@ -25,8 +25,8 @@ PyDoc_STRVAR(spawn_doc,
              "spawn(coro, *, name=None)\n--\n\n"
              "Start a coroutine as a task of its own; the caller goes on.\n\n"
              "An exception of the new task does not stop the others: it is "
-             "raised where the task is awaited, or reported through the loop's "
-             "exception handler.\n\n"
+             "raised where the task is awaited, or reported through the "
+             "loop's exception handler.\n\n"
              "Args:\n"
              "    coro: a coroutine or generator that has not started.\n"
              "    name: str, for messages; default Task-N.\n\n"
@@ -45,7 +45,8 @@ spawn_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     struct module_state *state = state_of_module(module);
     PyObject *bound[2];
     if (args_bind(&spec, args, nargs, kwnames, bound) < 0
-        || task_check_coroutine(state, bound[0], "spawn()") < 0) {
+        || task_check_coroutine(state, bound[0], "spawn()") < 0)
+    {
         return NULL;
     }
     PyObject *name = bound[1] == Py_None ? NULL : bound[1];

@@ -14,82 +14,82 @@ struct OpObject;
 
 /* The C types. */
 #define PL_STATE_TYPES(X) \
-    X(LoopType)           \
-    X(HandleType)         \
-    X(TimerHandleType)    \
-    X(TaskType)           \
-    X(WakeupType)         \
-    X(OpType)             \
-    X(ChannelType)        \
-    X(LinesType)          \
-    X(SelectorType)       \
+    X(LoopType) \
+    X(HandleType) \
+    X(TimerHandleType) \
+    X(TaskType) \
+    X(WakeupType) \
+    X(OpType) \
+    X(ChannelType) \
+    X(LinesType) \
+    X(SelectorType) \
     X(SelectorMapType)
 
 /* Other objects, all owned. */
-#define PL_STATE_OBJECTS(X)                                                   \
-    X(Event)               /* enum.Enum made from traps.def */                \
-    X(TaskKind)            /* enum.StrEnum TaskType */                        \
-    X(trap_codes)          /* dict: event name -> int */                      \
-    X(event_codes)         /* dict: member of Event -> int */                 \
-    X(Enum)                /* enum.Enum */                                    \
-    X(Deadlock)                                                               \
-    X(ChannelClosed)                                                          \
-    X(LineTooLong)                                                            \
-    X(CancelledError)      /* from here on: asyncio's */                      \
-    X(InvalidStateError)                                                      \
-    X(QueueEmpty)                                                             \
-    X(QueueFull)                                                              \
-    X(AsyncioTask)                                                            \
-    X(AsyncioFuture)                                                          \
-    X(AsyncioHandle)                                                          \
-    X(AsyncioTimerHandle)                                                     \
-    X(current_tasks)       /* _asyncio._current_tasks, NULL from 3.14 on */   \
-    X(swap_current_task)   /* 3.14 */                                         \
-    X(get_running_loop)    /* _asyncio._get_running_loop */                   \
-    X(set_running_loop)                                                       \
-    X(extract_stack)       /* asyncio.format_helpers.extract_stack */         \
-    X(format_callback)     /* asyncio.format_helpers._format_callback_source */ \
-    X(main_thread)         /* threading.main_thread */                        \
-    X(get_asyncgen_hooks)  /* sys's */                                        \
-    X(set_asyncgen_hooks)                                                     \
-    X(set_wakeup_fd)       /* signal's */                                     \
-    X(SocketType)          /* socket.socket */                                \
-    X(RawSocketType)       /* _socket.socket */                               \
-    X(connect_by_name)     /* pyloop._resolve.connect_by_name */              \
-    X(sendto_by_name)      /* pyloop._resolve.sendto_by_name */
+#define PL_STATE_OBJECTS(X) \
+    X(Event)       /* enum.Enum made from traps.def */ \
+    X(TaskKind)    /* enum.StrEnum TaskType */ \
+    X(trap_codes)  /* dict: event name -> int */ \
+    X(event_codes) /* dict: member of Event -> int */ \
+    X(Enum)        /* enum.Enum */ \
+    X(Deadlock) \
+    X(ChannelClosed) \
+    X(LineTooLong) \
+    X(CancelledError) /* from here on: asyncio's */ \
+    X(InvalidStateError) \
+    X(QueueEmpty) \
+    X(QueueFull) \
+    X(AsyncioTask) \
+    X(AsyncioFuture) \
+    X(AsyncioHandle) \
+    X(AsyncioTimerHandle) \
+    X(current_tasks)     /* _asyncio._current_tasks, NULL from 3.14 on */ \
+    X(swap_current_task) /* 3.14 */ \
+    X(get_running_loop)  /* _asyncio._get_running_loop */ \
+    X(set_running_loop) \
+    X(extract_stack)   /* asyncio.format_helpers.extract_stack */ \
+    X(format_callback) /* asyncio.format_helpers._format_callback_source */ \
+    X(main_thread)     /* threading.main_thread */ \
+    X(get_asyncgen_hooks) /* sys's */ \
+    X(set_asyncgen_hooks) \
+    X(set_wakeup_fd)   /* signal's */ \
+    X(SocketType)      /* socket.socket */ \
+    X(RawSocketType)   /* _socket.socket */ \
+    X(connect_by_name) /* pyloop._resolve.connect_by_name */ \
+    X(sendto_by_name)  /* pyloop._resolve.sendto_by_name */
 
 /* Interned strings: field name str_X, text X. */
-#define PL_STATE_STRINGS(X)    \
+#define PL_STATE_STRINGS(X) \
     X(_asyncgen_finalizer_hook) \
     X(_asyncgen_firstiter_hook) \
     X(_asyncio_future_blocking) \
-    X(_check_callback)         \
-    X(_check_thread)           \
-    X(_name_)                  \
-    X(_receiver)               \
-    X(_sender)                 \
-    X(add_done_callback)       \
-    X(call_exception_handler)  \
-    X(cancel)                  \
-    X(close)                   \
-    X(context)                 \
-    X(cr_running)              \
-    X(cr_suspended)            \
-    X(exception)               \
-    X(finalizer)               \
-    X(firstiter)               \
-    X(fileno)                  \
-    X(future)                  \
-    X(get_loop)                \
-    X(gi_running)              \
-    X(gi_suspended)            \
-    X(handle)                  \
-    X(message)                 \
-    X(msg)                     \
-    X(result)                  \
-    X(slow_callback_duration)  \
-    X(source_traceback)        \
-    X(task)                    \
+    X(_check_callback) \
+    X(_check_thread) \
+    X(_name_) \
+    X(_receiver) \
+    X(_sender) \
+    X(add_done_callback) \
+    X(call_exception_handler) \
+    X(cancel) \
+    X(close) \
+    X(context) \
+    X(cr_running) \
+    X(cr_suspended) \
+    X(exception) \
+    X(finalizer) \
+    X(firstiter) \
+    X(fileno) \
+    X(future) \
+    X(get_loop) \
+    X(gi_running) \
+    X(gi_suspended) \
+    X(handle) \
+    X(message) \
+    X(msg) \
+    X(result) \
+    X(slow_callback_duration) \
+    X(source_traceback) \
+    X(task) \
     X(throw)
 
 struct module_state {
@@ -102,9 +102,9 @@ struct module_state {
 #define X(name) PyObject *str_##name;
     PL_STATE_STRINGS(X)
 #undef X
-    PyObject *kwnames_context;  /* ("context",) */
-    PyObject *kwnames_msg;      /* ("msg",) */
-    PyObject *kwnames_hooks;    /* ("firstiter", "finalizer") */
+    PyObject *kwnames_context; /* ("context",) */
+    PyObject *kwnames_msg;     /* ("msg",) */
+    PyObject *kwnames_hooks;   /* ("firstiter", "finalizer") */
 
     /* Recycled awaitables, linked through OpObject.object; bounded. */
     struct OpObject *op_free;
@@ -147,7 +147,9 @@ int task_init(PyObject *module, struct module_state *state);
 int step_init(PyObject *module, struct module_state *state);
 int traps_init(PyObject *module, struct module_state *state);
 int sockfd_init(PyObject *module, struct module_state *state);
-int ioop_init(PyObject *module, struct module_state *state);
+int ioop_recv_init(PyObject *module, struct module_state *state);
+int ioop_send_init(PyObject *module, struct module_state *state);
+int ioop_conn_init(PyObject *module, struct module_state *state);
 int sleep_init(PyObject *module, struct module_state *state);
 int channel_init(PyObject *module, struct module_state *state);
 int lines_init(PyObject *module, struct module_state *state);

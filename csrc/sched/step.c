@@ -14,7 +14,6 @@
 
 #include "task.h"
 
-#include "asyncio_compat.h"
 #include "channel.h"
 #include "compat.h"
 #include "errors.h"
@@ -88,19 +87,16 @@ Wakeup_tp_dealloc(WakeupObject *self)
 PyDoc_STRVAR(Wakeup_doc, "Makes a task ready when called with a future.");
 
 static PyType_Slot Wakeup_slots[] = {
-    {Py_tp_doc, (void *)Wakeup_doc},
-    {Py_tp_call, Wakeup_tp_call},
-    {Py_tp_traverse, Wakeup_tp_traverse},
-    {Py_tp_clear, Wakeup_tp_clear},
-    {Py_tp_dealloc, Wakeup_tp_dealloc},
-    {0, NULL},
+    {Py_tp_doc, (void *)Wakeup_doc},      {Py_tp_call, Wakeup_tp_call},
+    {Py_tp_traverse, Wakeup_tp_traverse}, {Py_tp_clear, Wakeup_tp_clear},
+    {Py_tp_dealloc, Wakeup_tp_dealloc},   {0, NULL},
 };
 
 static PyType_Spec Wakeup_spec = {
     .name = "pyloop._core.Wakeup",
     .basicsize = sizeof(WakeupObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-             | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Wakeup_slots,
 };
 
@@ -165,9 +161,9 @@ wait_for_future(TaskObject *task, PyObject *future)
                      task);
         goto fail;
     }
-    if (PyObject_SetAttr(future, state->str__asyncio_future_blocking,
-                         Py_False)
-        < 0) {
+    if (PyObject_SetAttr(future, state->str__asyncio_future_blocking, Py_False)
+        < 0)
+    {
         goto fail;
     }
     wakeup = task_wakeup_new(task);
@@ -252,7 +248,7 @@ trap_join(struct module_state *state, PyObject *value)
                      value);
         return NULL;
     }
-    return (OpObject *)Py_TYPE(value)->tp_as_async->am_await(value);
+    return (OpObject *)task_join((TaskObject *)value);
 }
 
 static int
@@ -293,8 +289,7 @@ handle_trap(TaskObject *task, PyObject *yielded)
     case TRAP_CHAN_RECV:
         op = PyObject_TypeCheck(value, state->ChannelType)
                  ? channel_trap_new(state, value, code == TRAP_CHAN_SEND)
-                 : plainchannel_trap_new(state, value,
-                                         code == TRAP_CHAN_SEND);
+                 : plainchannel_trap_new(state, value, code == TRAP_CHAN_SEND);
         break;
     case TRAP_SLEEP:
         op = sleep_new(state, value);
@@ -334,7 +329,8 @@ handle_yield(TaskObject *task, PyObject *yielded)
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
             PyErr_Clear();
             rc = refuse_yield(task, yielded);
-        } else {
+        }
+        else {
             rc = throw_later(task);
         }
         Py_DECREF(yielded);
@@ -375,9 +371,9 @@ static PySendResult
 throw_in(TaskObject *task, PyObject *exc, PyObject **result)
 {
     PyObject *args[2] = {task->coro, exc};
-    *result = PyObject_VectorcallMethod(task->loop->state->str_throw, args,
-                                        2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                        NULL);
+    *result
+        = PyObject_VectorcallMethod(task->loop->state->str_throw, args,
+                                    2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     if (*result != NULL) {
         return PYGEN_NEXT;
     }
@@ -424,8 +420,9 @@ end_wait(TaskObject *task, PyObject *waiting_on, PyObject **exc,
         }
         task->must_cancel = false;
         if (*exc == NULL
-            || !PyErr_GivenExceptionMatches(
-                *exc, task->loop->state->CancelledError)) {
+            || !PyErr_GivenExceptionMatches(*exc,
+                                            task->loop->state->CancelledError))
+        {
             Py_XDECREF(*exc);
             *exc = task_make_cancelled(task);
             if (*exc == NULL) {
@@ -498,8 +495,9 @@ task_run(struct runnable *self, LoopObject *loop)
         Py_XDECREF(waiting_on);
         return go;
     }
-    if (PL_UNLIKELY(asyncio_enter_native(loop, (PyObject *)task) < 0
-                    || PyContext_Enter(task->context) < 0)) {
+    if (PL_UNLIKELY(loop_enter_task(loop, (PyObject *)task) < 0
+                    || PyContext_Enter(task->context) < 0))
+    {
         Py_XDECREF(waiting_on);
         Py_XDECREF(exc);
         Py_XDECREF(value);

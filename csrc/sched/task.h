@@ -22,14 +22,14 @@ enum task_status { TASK_PENDING, TASK_FINISHED, TASK_CANCELLED };
 typedef struct TaskObject {
     struct runnable head;
     PyObject *weakrefs;
-    LoopObject *loop;      /* owned */
-    PyObject *coro;        /* owned; coroutine, generator or Operation */
-    PyObject *context;     /* owned */
-    PyObject *name;        /* owned; NULL until asked for */
-    uint64_t number;       /* for the default name */
-    PyObject *result;      /* owned; when FINISHED without exception */
-    PyObject *exception;   /* owned; when FINISHED with one, or CANCELLED */
-    PyObject *traceback;   /* owned; of exception, as it was when it ended */
+    LoopObject *loop;    /* owned */
+    PyObject *coro;      /* owned; coroutine, generator or Operation */
+    PyObject *context;   /* owned */
+    PyObject *name;      /* owned; NULL until asked for */
+    uint64_t number;     /* for the default name */
+    PyObject *result;    /* owned; when FINISHED without exception */
+    PyObject *exception; /* owned; when FINISHED with one, or CANCELLED */
+    PyObject *traceback; /* owned; of exception, as it was when it ended */
     PyObject *cancel_message; /* owned */
 
     /* What it waits for, owned: an OpObject (ours), or a foreign future.
@@ -106,6 +106,13 @@ int task_list_traverse(LoopObject *loop, visitproc visit, void *arg);
 /* At close: what is still alive is closed and reported. */
 void task_list_release(LoopObject *loop);
 
-extern const struct op_kind op_kind_join;
+/* What the coroutine returned, a new reference, or NULL with what it raised,
+ * CancelledError or InvalidStateError. */
+PyObject *task_result(TaskObject *task);
+/* Its name, a str; made on first use.  New reference. */
+PyObject *task_name(TaskObject *task);
+/* An op that waits for its end: `await task`.  New reference. */
+PyObject *task_join(TaskObject *task);
+int task_probe_fresh_state(struct module_state *state);
 
 #endif

@@ -20,11 +20,13 @@ traps_decode(struct module_state *state, PyObject *event)
     if (PyUnicode_Check(event)) {
         /* The generator face; a StrEnum member is a str of its value. */
         if (PyUnicode_CompareWithASCIIString(event, "to_read") == 0
-            || PyUnicode_CompareWithASCIIString(event, "read") == 0) {
+            || PyUnicode_CompareWithASCIIString(event, "read") == 0)
+        {
             return TRAP_READ;
         }
         if (PyUnicode_CompareWithASCIIString(event, "to_write") == 0
-            || PyUnicode_CompareWithASCIIString(event, "write") == 0) {
+            || PyUnicode_CompareWithASCIIString(event, "write") == 0)
+        {
             return TRAP_WRITE;
         }
     }
@@ -45,8 +47,7 @@ traps_decode(struct module_state *state, PyObject *event)
 }
 
 static PyObject *
-make_enum(PyObject *base, const char *name, PyObject *members,
-          const char *doc)
+make_enum(PyObject *base, const char *name, PyObject *members, const char *doc)
 {
     PyObject *args = Py_BuildValue("(sO)", name, members);
     PyObject *kwargs = Py_BuildValue("{s:s}", "module", "pyloop");
@@ -69,8 +70,8 @@ make_event(PyObject *module, struct module_state *state)
 {
     int rc = -1;
     PyObject *members = PyList_New(0);
-    PyObject *doc = PyUnicode_FromString(
-        "What a task may yield as (event, value).\n\n");
+    PyObject *doc
+        = PyUnicode_FromString("What a task may yield as (event, value).\n\n");
     state->trap_codes = PyDict_New();
     if (members == NULL || doc == NULL || state->trap_codes == NULL) {
         goto done;
@@ -88,9 +89,9 @@ make_event(PyObject *module, struct module_state *state)
         if (bad) {
             goto done;
         }
-        Py_SETREF(doc, PyUnicode_FromFormat("%U%s: %s.\n", doc,
-                                            trap_table[i].name,
-                                            trap_table[i].doc));
+        Py_SETREF(doc,
+                  PyUnicode_FromFormat("%U%s: %s.\n", doc, trap_table[i].name,
+                                       trap_table[i].doc));
         if (doc == NULL) {
             goto done;
         }
@@ -121,14 +122,15 @@ traps_init(PyObject *module, struct module_state *state)
     Py_DECREF(enum_module);
     int rc = -1;
     if (state->Enum != NULL && str_enum != NULL
-        && make_event(module, state) == 0) {
+        && make_event(module, state) == 0)
+    {
         PyObject *members = Py_BuildValue("[(ss)(ss)]", "TO_READ", "to_read",
                                           "TO_WRITE", "to_write");
         if (members != NULL) {
-            state->TaskKind = make_enum(
-                str_enum, "TaskType", members,
-                "What a generator task yields beside a socket: "
-                "(TaskType.TO_READ, sock).");
+            state->TaskKind
+                = make_enum(str_enum, "TaskType", members,
+                            "What a generator task yields beside a socket: "
+                            "(TaskType.TO_READ, sock).");
             Py_DECREF(members);
         }
         if (state->TaskKind != NULL) {

@@ -23,7 +23,8 @@ hand_over(LoopObject *loop, PyObject *waiter, bool persistent, int error)
         /* A reader callback of a descriptor that is gone: dropped, as the
          * kernel dropped it. */
         loop_unpromise(loop);
-    } else {
+    }
+    else {
         struct waiter *one_shot = (struct waiter *)waiter;
         one_shot->fire(one_shot, loop, error);
     }
@@ -39,10 +40,8 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     void *old_owner = NULL;
     void *stale[2] = {NULL, NULL};
     uint8_t stale_persistent = watch != NULL ? watch->persistent : 0;
-    if (PL_UNLIKELY(watch == NULL || watch->owner != owner
-                    || owner == NULL)) {
-        int rc
-            = reactor_claim(reactor, fd, owner, &watch, &old_owner, stale);
+    if (PL_UNLIKELY(watch == NULL || watch->owner != owner || owner == NULL)) {
+        int rc = reactor_claim(reactor, fd, owner, &watch, &old_owner, stale);
         if (rc < 0) {
             return errors_from_errno(rc, "watching descriptor %d", fd);
         }
@@ -54,11 +53,12 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     if (watch->waiter[side] != NULL) {
         *taken = watch->waiter[side];
         result = 1;
-    } else if (persistent && loop_promise(loop) < 0) {
+    }
+    else if (persistent && loop_promise(loop) < 0) {
         result = -1;
-    } else {
-        reactor_watch_set(reactor, watch, side, Py_NewRef(waiter),
-                          persistent);
+    }
+    else {
+        reactor_watch_set(reactor, watch, side, Py_NewRef(waiter), persistent);
     }
     /* Last, for these call out. */
     for (int s = 0; s < 2; s++) {
@@ -89,9 +89,8 @@ loop_unwatch(LoopObject *loop, int fd, int side)
 PyObject *
 loop_watcher(LoopObject *loop, int fd, int side, bool *persistent)
 {
-    struct watch *watch = loop->reactor != NULL
-                              ? fdtable_get(&loop->reactor->fds, fd)
-                              : NULL;
+    struct watch *watch
+        = loop->reactor != NULL ? fdtable_get(&loop->reactor->fds, fd) : NULL;
     if (watch == NULL) {
         return NULL;
     }
@@ -117,9 +116,8 @@ drop_waiters(LoopObject *loop, struct watch *watch, int error)
 void
 loop_forget_fd(LoopObject *loop, int fd, int error)
 {
-    struct watch *watch = loop->reactor != NULL
-                              ? fdtable_get(&loop->reactor->fds, fd)
-                              : NULL;
+    struct watch *watch
+        = loop->reactor != NULL ? fdtable_get(&loop->reactor->fds, fd) : NULL;
     if (watch == NULL) {
         return;
     }
@@ -170,7 +168,8 @@ loop_fire_io(LoopObject *loop, int n)
             /* Looked up anew each time: firing may have changed it. */
             struct watch *watch = fdtable_get(&reactor->fds, event->fd);
             if (watch == NULL || watch->generation != event->generation
-                || watch->waiter[side] == NULL) {
+                || watch->waiter[side] == NULL)
+            {
                 continue;
             }
             if (watch->persistent >> side & 1) {
@@ -180,8 +179,7 @@ loop_fire_io(LoopObject *loop, int n)
                 }
                 continue;
             }
-            struct waiter *waiter
-                = reactor_watch_clear(reactor, watch, side);
+            struct waiter *waiter = reactor_watch_clear(reactor, watch, side);
             waiter->fire(waiter, loop, 0);
             Py_DECREF(waiter);
         }

@@ -104,8 +104,7 @@ test_foreach(void)
     CHECK_EQ(fdtable_foreach(&table, visit_watch, &visit), 0);
     CHECK_EQ(visit.n_visited, 2 * PL_WATCH_CHUNK);
     long low = (long)PL_WATCH_CHUNK * (PL_WATCH_CHUNK - 1) / 2;
-    CHECK_EQ(visit.sum,
-             2 * low + 5L * PL_WATCH_CHUNK * PL_WATCH_CHUNK);
+    CHECK_EQ(visit.sum, 2 * low + 5L * PL_WATCH_CHUNK * PL_WATCH_CHUNK);
 
     visit = (struct visit){.stop_at_fd = 2};
     CHECK_EQ(fdtable_foreach(&table, visit_watch, &visit), 42);

@@ -59,8 +59,8 @@ update(int fd, uint32_t generation, unsigned armed, unsigned wanted)
 static void
 make_pair(int pair[2])
 {
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
-                        0, pair),
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
+                        pair),
              0);
 }
 
@@ -264,8 +264,8 @@ test_generations_use_all_their_bits(void)
 {
     int pair[2];
     make_pair(pair);
-    static const uint32_t generations[] = {0, 1, UINT32_C(0x80000000),
-                                           UINT32_MAX};
+    static const uint32_t generations[]
+        = {0, 1, UINT32_C(0x80000000), UINT32_MAX};
     unsigned armed = 0;
     for (int i = 0; i < 4; i++) {
         CHECK_EQ(update(pair[0], generations[i], armed, PL_WRITE), 0);
@@ -282,9 +282,7 @@ test_timeouts_are_never_early(void)
     static const int64_t timeouts_ns[] = {
         -5, 0, 1, 999, 200000, 999999, 1000001, 2500000, 12345678,
     };
-    for (size_t i = 0; i < sizeof(timeouts_ns) / sizeof(timeouts_ns[0]);
-         i++)
-    {
+    for (size_t i = 0; i < sizeof(timeouts_ns) / sizeof(timeouts_ns[0]); i++) {
         int64_t start_ns = clock_monotonic_ns();
         CHECK_EQ(ops->wait(poller, events, N_EVENTS, timeouts_ns[i]), 0);
         int64_t taken_ns = clock_monotonic_ns() - start_ns;
@@ -294,8 +292,8 @@ test_timeouts_are_never_early(void)
     int pair[2];
     make_pair(pair);
     CHECK_EQ(update(pair[0], 1, 0, PL_WRITE), 0);
-    static const int64_t long_ns[] = {1000 * PL_NS_PER_SEC, PL_FOREVER - 1,
-                                      PL_FOREVER};
+    static const int64_t long_ns[]
+        = {1000 * PL_NS_PER_SEC, PL_FOREVER - 1, PL_FOREVER};
     for (int i = 0; i < 3; i++) {
         CHECK_EQ(ops->wait(poller, events, N_EVENTS, long_ns[i]), 1);
     }
@@ -352,8 +350,7 @@ test_signals_interrupt(void)
     struct itimerval tick = {{0, 2000}, {0, 2000}};
     CHECK_EQ(setitimer(ITIMER_REAL, &tick, NULL), 0);
     for (int i = 0; i < 2; i++) {
-        CHECK_EQ(ops->wait(poller, events, N_EVENTS, timeouts_ns[i]),
-                 -EINTR);
+        CHECK_EQ(ops->wait(poller, events, N_EVENTS, timeouts_ns[i]), -EINTR);
     }
     struct itimerval off = {{0, 0}, {0, 0}};
     CHECK_EQ(setitimer(ITIMER_REAL, &off, NULL), 0);

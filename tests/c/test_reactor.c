@@ -83,8 +83,7 @@ on_released(void *owner, void *arg)
 static void
 flush(bool about_to_sleep)
 {
-    reactor_flush(&reactor, about_to_sleep, on_refused, on_released,
-                  &reactor);
+    reactor_flush(&reactor, about_to_sleep, on_refused, on_released, &reactor);
 }
 
 static void
@@ -132,8 +131,8 @@ check_event(int i, const struct watch *watch, uint32_t bits)
 static void
 make_pair(int pair[2])
 {
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
-                        0, pair),
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
+                        pair),
              0);
 }
 
@@ -191,8 +190,7 @@ test_steady_state_makes_no_updates(void)
         send_byte(pair[1]);
         CHECK_EQ(reactor_wait(&reactor, PL_FOREVER), 1);
         check_event(0, watch, PL_READ);
-        CHECK(reactor_watch_clear(&reactor, watch, PL_SIDE_READ)
-              == &waiter_a);
+        CHECK(reactor_watch_clear(&reactor, watch, PL_SIDE_READ) == &waiter_a);
         CHECK_EQ(reactor.n_waiters, 0);
         receive_byte(pair[0]);
         if (i % 2 == 0) {
@@ -381,8 +379,8 @@ test_bad_numbers_are_not_claimed(void)
     void *stale[2];
     static const int bad[] = {-1, -1000, 999999, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 5; i++) {
-        CHECK_EQ(reactor_claim(&reactor, bad[i], &owner_a, &watch,
-                               &old_owner, stale),
+        CHECK_EQ(reactor_claim(&reactor, bad[i], &owner_a, &watch, &old_owner,
+                               stale),
                  -EBADF);
     }
     CHECK_EQ(reactor.fds.n_chunks, 0);
@@ -396,12 +394,12 @@ test_unarmed_owner_is_released(void)
     struct watch *watch;
     void *old_owner;
     void *stale[2];
-    CHECK_EQ(reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner,
-                           stale),
-             1);
-    CHECK_EQ(reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner,
-                           stale),
-             0);
+    CHECK_EQ(
+        reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner, stale),
+        1);
+    CHECK_EQ(
+        reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner, stale),
+        0);
     CHECK(old_owner == NULL);
     set(watch, PL_SIDE_READ, &waiter_a);
     reactor_watch_clear(&reactor, watch, PL_SIDE_READ);
@@ -431,9 +429,9 @@ test_new_owner_replaces_the_old(void)
     struct watch *again;
     void *old_owner;
     void *stale[2];
-    CHECK_EQ(reactor_claim(&reactor, pair[0], &owner_b, &again, &old_owner,
-                           stale),
-             1);
+    CHECK_EQ(
+        reactor_claim(&reactor, pair[0], &owner_b, &again, &old_owner, stale),
+        1);
     CHECK(again == watch);
     CHECK(old_owner == &owner_a);
     CHECK(stale[PL_SIDE_READ] == &waiter_a);
@@ -475,9 +473,9 @@ test_new_owner_of_the_same_file(void)
 
     void *old_owner;
     void *stale[2];
-    CHECK_EQ(reactor_claim(&reactor, pair[0], &owner_b, &watch, &old_owner,
-                           stale),
-             1);
+    CHECK_EQ(
+        reactor_claim(&reactor, pair[0], &owner_b, &watch, &old_owner, stale),
+        1);
     CHECK(old_owner == &owner_a);
     CHECK(stale[0] == NULL && stale[1] == NULL);
     set(watch, PL_SIDE_READ, &waiter_b);
@@ -488,9 +486,9 @@ test_new_owner_of_the_same_file(void)
     check_event(0, watch, PL_READ);
     reactor_watch_clear(&reactor, watch, PL_SIDE_READ);
 
-    CHECK_EQ(reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner,
-                           stale),
-             1);
+    CHECK_EQ(
+        reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner, stale),
+        1);
     CHECK(old_owner == &owner_b);
     reset_counts();
     flush(true);
@@ -560,17 +558,16 @@ test_bare_numbers_and_owners_meet(void)
     /* An owner comes to waiters of a bare number. */
     void *old_owner;
     void *stale[2];
-    CHECK_EQ(reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner,
-                           stale),
-             1);
+    CHECK_EQ(
+        reactor_claim(&reactor, pair[0], &owner_a, &watch, &old_owner, stale),
+        1);
     CHECK(old_owner == NULL && stale[0] == NULL && stale[1] == NULL);
     CHECK(watch->owner == &owner_a);
     set(watch, PL_SIDE_WRITE, &waiter_b);
     flush(true);
     /* A bare number comes to waiters of an owner. */
     reactor_watch_clear(&reactor, watch, PL_SIDE_WRITE);
-    CHECK_EQ(reactor_claim(&reactor, pair[0], NULL, &watch, &old_owner,
-                           stale),
+    CHECK_EQ(reactor_claim(&reactor, pair[0], NULL, &watch, &old_owner, stale),
              0);
     CHECK(old_owner == NULL && stale[0] == NULL && stale[1] == NULL);
     CHECK(watch->owner == &owner_a);
@@ -585,8 +582,7 @@ test_bare_numbers_and_owners_meet(void)
     reactor_watch_clear(&reactor, watch, PL_SIDE_READ);
 
     /* Nobody waits any more: a bare number is somebody else. */
-    CHECK_EQ(reactor_claim(&reactor, pair[0], NULL, &watch, &old_owner,
-                           stale),
+    CHECK_EQ(reactor_claim(&reactor, pair[0], NULL, &watch, &old_owner, stale),
              0);
     CHECK(old_owner == &owner_a);
     CHECK(watch->owner == NULL);
@@ -689,9 +685,9 @@ test_orphan_is_not_mistaken_for_the_new_file(void)
     CHECK_EQ(dup2(new[0], old[0]), old[0]);
     void *old_owner;
     void *stale[2];
-    CHECK_EQ(reactor_claim(&reactor, old[0], &owner_b, &watch, &old_owner,
-                           stale),
-             1);
+    CHECK_EQ(
+        reactor_claim(&reactor, old[0], &owner_b, &watch, &old_owner, stale),
+        1);
     CHECK(stale[PL_SIDE_READ] == &waiter_a);
     set(watch, PL_SIDE_READ, &waiter_b);
     flush(true);
@@ -748,8 +744,7 @@ test_wakeup_and_timers(void)
                             start_ns + 3600 * PL_NS_PER_SEC),
              0);
     CHECK_EQ(reactor_timeout_ns(&reactor, 7), 7);
-    CHECK(reactor_timeout_ns(&reactor, PL_FOREVER)
-          <= 3600 * PL_NS_PER_SEC);
+    CHECK(reactor_timeout_ns(&reactor, PL_FOREVER) <= 3600 * PL_NS_PER_SEC);
     timerheap_remove(&reactor.timers, &timer);
 }
 
@@ -994,8 +989,8 @@ model_refused(struct watch *watch, int error, void *arg)
     int i = index_of_fd(watch->fd);
     for (int side = 0; side < 2; side++) {
         void *waiter = reactor_watch_clear(&reactor, watch, side);
-        CHECK(waiter == (is_waiting[i][side] ? &model_waiters[i][side]
-                                             : NULL));
+        CHECK(waiter
+              == (is_waiting[i][side] ? &model_waiters[i][side] : NULL));
         is_waiting[i][side] = false;
     }
 }
@@ -1089,8 +1084,7 @@ model_check(bool is_settled)
             CHECK_EQ(watch->armed, wanted);
             CHECK_EQ(memory_last->entries[i].events, wanted);
             CHECK(wanted == 0
-                  || memory_last->entries[i].generation
-                         == watch->generation);
+                  || memory_last->entries[i].generation == watch->generation);
             CHECK(!list_is_linked(&watch->dirty));
             CHECK(wanted != 0 || watch->owner == NULL);
         }

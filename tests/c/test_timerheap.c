@@ -51,8 +51,7 @@ check_invariants(const struct timerheap *heap)
         CHECK_EQ(entry->timer->index, i);
         CHECK_EQ(entry->timer->deadline_ns, entry->deadline_ns);
         if (i > 0) {
-            const struct timerheap_entry *parent =
-                &heap->entries[(i - 1) / 4];
+            const struct timerheap_entry *parent = &heap->entries[(i - 1) / 4];
             CHECK(parent->deadline_ns < entry->deadline_ns
                   || (parent->deadline_ns == entry->deadline_ns
                       && parent->sequence < entry->sequence));
@@ -105,8 +104,7 @@ run_against_model(uint64_t seed, uint32_t spread)
         }
         CHECK_EQ(heap.length, model.length);
         CHECK_EQ(timerheap_next_deadline_ns(&heap),
-                 model.length > 0 ? model.entries[0].deadline_ns
-                                  : INT64_MAX);
+                 model.length > 0 ? model.entries[0].deadline_ns : INT64_MAX);
         if (round % 64 == 0) {
             check_invariants(&heap);
         }

@@ -56,8 +56,7 @@ check_thread(struct wakeup *wakeup)
 {
     for (int i = 0; i < 50; i++) {
         pthread_t thread;
-        CHECK_EQ(pthread_create(&thread, NULL, signal_from_thread, wakeup),
-                 0);
+        CHECK_EQ(pthread_create(&thread, NULL, signal_from_thread, wakeup), 0);
         CHECK_EQ(is_readable(wakeup, 30000), 1);
         wakeup_drain(wakeup);
         CHECK_EQ(pthread_join(thread, NULL), 0);

@@ -1,0 +1,204 @@
+/* call_soon(), call_soon_threadsafe(), call_later(), call_at(). */
+#include <Python.h>
+
+#include "methods.h"
+
+#include <math.h>
+
+#include "sched/handle.h"
+#include "sched/task.h"
+
+/* `skip` leading positional arguments belong to the caller. */
+int
+loopcall_parse(struct loopcall *call, const char *who, Py_ssize_t skip,
+               PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (PL_UNLIKELY(nargs <= skip)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing required argument 'callback' (pos %zd)",
+                     who, skip + 1);
+        return -1;
+    }
+    call->callback = args[skip];
+    call->args = args + skip + 1;
+    call->nargs = nargs - skip - 1;
+    call->context = NULL;
+    if (kwnames == NULL) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(name, "context") != 0) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got an unexpected keyword argument '%U'", who,
+                         name);
+            return -1;
+        }
+        call->context = args[nargs + i];
+    }
+    return 0;
+}
+
+/* asyncio's checks in debug mode: the right thread, a callback that can be
+ * called. */
+static int
+debug_checks(LoopObject *self, PyObject *callback, const char *method,
+             bool any_thread)
+{
+    if (!any_thread) {
+        PyObject *res = PyObject_CallMethodNoArgs(
+            (PyObject *)self, self->state->str__check_thread);
+        Py_XDECREF(res);
+        if (res == NULL) {
+            return -1;
+        }
+    }
+    PyObject *name = PyUnicode_FromString(method);
+    if (name == NULL) {
+        return -1;
+    }
+    PyObject *res = PyObject_CallMethodObjArgs(
+        (PyObject *)self, self->state->str__check_callback, callback, name,
+        NULL);
+    Py_DECREF(name);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+const char Loop_call_soon_doc[]
+    = PyDoc_STR(
+             "call_soon($self, /, callback, *args, context=None)\n--\n\n"
+             "Call callback(*args) in the next turn of the loop.\n\n"
+             "Returns:\n    A Handle, which can be cancelled.");
+
+PyObject *
+Loop_call_soon(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    struct loopcall call;
+    if (loop_check_usable(self) < 0
+        || loopcall_parse(&call, "call_soon", 0, args, nargs, kwnames) < 0
+        || (PL_UNLIKELY(self->debug)
+            && debug_checks(self, call.callback, "call_soon", false) < 0))
+    {
+        return NULL;
+    }
+    /* A native task that waits for an asyncio future is queued itself: no
+     * Handle. */
+    int taken = task_wakeup_accept(self->state, call.callback);
+    if (taken != 0) {
+        return taken < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    return (PyObject *)handle_call_soon(self, call.callback, call.args,
+                                        call.nargs, call.context);
+}
+
+const char Loop_call_soon_threadsafe_doc[] = PyDoc_STR(
+             "call_soon_threadsafe($self, /, callback, *args, context=None)\n"
+             "--\n\n"
+             "call_soon() for other threads: wakes the loop if it sleeps.");
+
+PyObject *
+Loop_call_soon_threadsafe(LoopObject *self, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames)
+{
+    struct loopcall call;
+    if (loop_check_usable(self) < 0
+        || loopcall_parse(&call, "call_soon_threadsafe", 0, args, nargs,
+                          kwnames)
+               < 0
+        || (PL_UNLIKELY(self->debug)
+            && debug_checks(self, call.callback, "call_soon_threadsafe", true)
+                   < 0))
+    {
+        return NULL;
+    }
+    HandleObject *handle = handle_call_soon(self, call.callback, call.args,
+                                            call.nargs, call.context);
+    if (handle != NULL) {
+        loop_wake(self);
+    }
+    return (PyObject *)handle;
+}
+
+/* Seconds -> nanoseconds, rounded up (never early), saturating. */
+static int64_t
+ceil_ns(double seconds)
+{
+    double ns = ceil(seconds * (double)PL_NS_PER_SEC);
+    if (!(ns < 9.2e18)) {
+        return PL_FOREVER;
+    }
+    return ns > -9.2e18 ? (int64_t)ns : INT64_MIN;
+}
+
+static int
+parse_seconds(PyObject *const *args, Py_ssize_t nargs, const char *who,
+              const char *what, double *out)
+{
+    if (nargs < 1) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing required argument '%s' (pos 1)", who, what);
+        return -1;
+    }
+    if (args[0] == Py_None) {
+        PyErr_Format(PyExc_TypeError, "%s %s be None", what,
+                     what[0] == 'd' ? "must not" : "cannot");
+        return -1;
+    }
+    *out = PyFloat_AsDouble(args[0]);
+    return *out == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+const char Loop_call_later_doc[] = PyDoc_STR(
+             "call_later($self, /, delay, callback, *args, context=None)\n"
+             "--\n\n"
+             "Call callback(*args) after `delay` seconds, never earlier.\n\n"
+             "Returns:\n    A TimerHandle, which can be cancelled.");
+
+PyObject *
+Loop_call_later(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    struct loopcall call;
+    double delay;
+    if (loop_check_usable(self) < 0
+        || parse_seconds(args, nargs, "call_later", "delay", &delay) < 0
+        || loopcall_parse(&call, "call_later", 1, args, nargs, kwnames) < 0
+        || (PL_UNLIKELY(self->debug)
+            && debug_checks(self, call.callback, "call_later", false) < 0))
+    {
+        return NULL;
+    }
+    int64_t now_ns = clock_monotonic_ns();
+    double when = (double)now_ns / (double)PL_NS_PER_SEC + delay;
+    int64_t delay_ns = ceil_ns(delay);
+    int64_t deadline_ns
+        = delay_ns > 0 ? loop_deadline_ns(now_ns, delay_ns) : now_ns;
+    return (PyObject *)handle_call_at(self, deadline_ns, when, call.callback,
+                                      call.args, call.nargs, call.context);
+}
+
+const char Loop_call_at_doc[] = PyDoc_STR(
+             "call_at($self, /, when, callback, *args, context=None)\n--\n\n"
+             "Call callback(*args) at the loop time `when`, in seconds, never "
+             "earlier.\n\n"
+             "Returns:\n    A TimerHandle, which can be cancelled.");
+
+PyObject *
+Loop_call_at(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
+{
+    struct loopcall call;
+    double when;
+    if (loop_check_usable(self) < 0
+        || parse_seconds(args, nargs, "call_at", "when", &when) < 0
+        || loopcall_parse(&call, "call_at", 1, args, nargs, kwnames) < 0
+        || (PL_UNLIKELY(self->debug)
+            && debug_checks(self, call.callback, "call_at", false) < 0))
+    {
+        return NULL;
+    }
+    return (PyObject *)handle_call_at(self, ceil_ns(when), when, call.callback,
+                                      call.args, call.nargs, call.context);
+}

@@ -1,0 +1,74 @@
+/* Signal handlers as callbacks of the loop.  Installing and restoring the
+ * process's handlers is pyloop/_loop.py's. */
+#include <Python.h>
+
+#include "methods.h"
+
+#include "sched/handle.h"
+
+const char Loop_add_signal_doc[]
+    = PyDoc_STR(
+             "_add_signal($self, signum, callback, /, *args)\n--\n\n"
+             "Schedule callback(*args) whenever the signal comes.");
+
+PyObject *
+Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    struct loopcall call;
+    if (loop_check_usable(self) < 0
+        || loopcall_parse(&call, "add_signal_handler", 1, args, nargs, kwnames)
+               < 0)
+    {
+        return NULL;
+    }
+    if (self->signals.handlers == NULL) {
+        self->signals.handlers = PyDict_New();
+        if (self->signals.handlers == NULL) {
+            return NULL;
+        }
+    }
+    HandleObject *handle
+        = handle_new(self, call.callback, call.args, call.nargs, call.context);
+    if (handle == NULL) {
+        return NULL;
+    }
+    int rc
+        = PyDict_SetItem(self->signals.handlers, args[0], (PyObject *)handle);
+    Py_DECREF(handle);
+    if (rc < 0) {
+        return NULL;
+    }
+    if (loop_signals_enter(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+const char Loop_remove_signal_doc[]
+    = PyDoc_STR(
+             "_remove_signal($self, signum, /)\n--\n\n"
+             "Forget the signal's callback; return whether there was one.");
+
+PyObject *
+Loop__remove_signal(LoopObject *self, PyObject *signum)
+{
+    if (self->signals.handlers == NULL) {
+        Py_RETURN_FALSE;
+    }
+    PyObject *handle = PyDict_GetItemWithError(self->signals.handlers, signum);
+    if (handle == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+    }
+    Py_INCREF(handle);
+    int rc = PyDict_DelItem(self->signals.handlers, signum);
+    handle_cancel((HandleObject *)handle);
+    Py_DECREF(handle);
+    if (rc < 0) {
+        return NULL;
+    }
+    if (PyDict_GET_SIZE(self->signals.handlers) == 0 && self->thread_id == 0) {
+        loop_signals_leave(self);
+    }
+    Py_RETURN_TRUE;
+}

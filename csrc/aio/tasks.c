@@ -1,0 +1,128 @@
+/* What the Python half of EventLoop asks about native tasks. */
+#include <Python.h>
+
+#include "methods.h"
+
+#include "sched/args.h"
+#include "sched/task.h"
+
+const char Loop_create_native_doc[] = PyDoc_STR(
+             "_create_native_task($self, coro, /, *, name=None, context=None, "
+             "root=False)\n--\n\n"
+             "Make a pyloop.Task of a coroutine or generator.");
+
+PyObject *
+Loop__create_native_task(LoopObject *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"coro", "name", "context", "root"};
+    static const struct args_spec spec = {"create_task", names, 4, 1, 1};
+    PyObject *bound[4];
+    if (args_bind(&spec, args, nargs, kwnames, bound) < 0
+        || loop_check_usable(self) < 0
+        || loop_check_thread(self, "create_task()") < 0
+        || task_check_coroutine(self->state, bound[0],
+                                bound[3] == Py_True ? "run()"
+                                                    : "create_task()")
+               < 0)
+    {
+        return NULL;
+    }
+    for (int i = 1; i < 3; i++) {
+        if (bound[i] == Py_None) {
+            bound[i] = NULL;
+        }
+    }
+    if (bound[2] != NULL && !PyContext_CheckExact(bound[2])) {
+        PyErr_Format(PyExc_TypeError,
+                     "context must be a contextvars.Context or None, not %R",
+                     bound[2]);
+        return NULL;
+    }
+    PyObject *name = bound[1] != NULL ? PyObject_Str(bound[1]) : NULL;
+    if (bound[1] != NULL && name == NULL) {
+        return NULL;
+    }
+    TaskObject *task
+        = task_new(self, bound[0], name, bound[2], bound[3] == Py_True);
+    Py_XDECREF(name);
+    return (PyObject *)task;
+}
+
+const char Loop_native_tasks_doc[]
+    = PyDoc_STR(
+             "_native_tasks($self, /)\n--\n\n"
+             "Return the list of pyloop.Tasks that have not ended, oldest "
+             "first.");
+
+PyObject *
+Loop__native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *list = PyList_New(0);
+    struct list *node = list_first(&self->tasks.live);
+    for (; list != NULL && node != NULL;
+         node = list_next(&self->tasks.live, node))
+    {
+        if (PyList_Append(list, (PyObject *)task_of_live(node)) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+const char Loop_is_root_doc[]
+    = PyDoc_STR(
+             "_is_root($self, task, /)\n--\n\n"
+             "Return whether the pyloop.Task was given to run().");
+
+PyObject *
+Loop__is_root(LoopObject *self, PyObject *task)
+{
+    return PyBool_FromLong(Py_IS_TYPE(task, self->state->TaskType)
+                           && ((TaskObject *)task)->is_root);
+}
+
+const char Loop_close_native_doc[]
+    = PyDoc_STR(
+             "_close_native_tasks($self, /)\n--\n\n"
+             "Close the coroutines of all native tasks and report them as "
+             "destroyed while pending.");
+
+PyObject *
+Loop__close_native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->thread_id != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "the event loop is running");
+        return NULL;
+    }
+    task_list_release(self);
+    Py_RETURN_NONE;
+}
+
+const char Loop_describe_doc[]
+    = PyDoc_STR(
+             "_describe_task($self, task, /)\n--\n\n"
+             "Return who the task is and where it waits, a str.");
+
+PyObject *
+Loop__describe_task(LoopObject *self, PyObject *task)
+{
+    if (!Py_IS_TYPE(task, self->state->TaskType)) {
+        PyErr_Format(PyExc_TypeError, "not a pyloop.Task: %R", task);
+        return NULL;
+    }
+    return task_describe((TaskObject *)task);
+}
+
+const char Loop_take_failed_doc[]
+    = PyDoc_STR(
+             "_take_failed($self, /)\n--\n\n"
+             "Return the first root task that raised, once; then None.");
+
+PyObject *
+Loop__take_failed(LoopObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *task = self->tasks.failed;
+    self->tasks.failed = NULL;
+    return task != NULL ? task : Py_NewRef(Py_None);
+}

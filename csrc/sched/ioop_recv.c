@@ -1,0 +1,358 @@
+/* recv(), recv_into(), recvfrom(). */
+#include <Python.h>
+
+#include "ioop.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "address.h"
+#include "errors.h"
+
+/* Receives up to this size go through the loop's scratch buffer and are
+ * copied out at their true length; larger ones get an object of their own
+ * that is shrunk.  64 KiB is what asyncio's streams ask for. */
+#define PL_SCRATCH_BYTES (64 * 1024)
+
+/* After a full read more is likely to be there and is tried for at once; when
+ * that guess was wrong, the next so many full reads wait first. */
+#define PL_WRONG_GUESS_READS 16
+
+/* --- the system call --- */
+
+static inline struct watch *
+watch_of(OpObject *op)
+{
+    struct watch *watch = fdtable_get(&op->loop->reactor->fds, op->fd);
+    return watch != NULL && watch->owner == op->object ? watch : NULL;
+}
+
+static void
+note_read(struct watch *watch, bool was_full, bool was_guess, ssize_t n)
+{
+    uint8_t guesses = watch->hints >> 1;
+    bool drained = !was_full;
+    if (n < 0) {
+        if (was_guess) {
+            guesses = PL_WRONG_GUESS_READS;
+        }
+    }
+    else if (was_full && guesses > 0) {
+        guesses--;
+        drained = true;
+    }
+    watch->hints = (uint8_t)(guesses << 1 | (drained ? PL_HINT_DRAINED : 0));
+}
+
+Py_ssize_t
+ioop_recv(OpObject *op, void *buffer, size_t size)
+{
+    if (op->loop->reactor == NULL) {
+        return -EBADF;
+    }
+    struct watch *watch = watch_of(op);
+    bool is_first = op->status == OP_NEW;
+    if (is_first && watch != NULL && (watch->hints & PL_HINT_DRAINED)) {
+        return -EAGAIN;
+    }
+    for (;;) {
+        ssize_t n = recv(op->fd, buffer, size, MSG_DONTWAIT);
+        int error = n < 0 ? errno : 0;
+        if (n >= 0 || error == EAGAIN || error == EWOULDBLOCK) {
+            if (watch != NULL) {
+                note_read(watch, n == (ssize_t)size, is_first, n);
+            }
+            return n >= 0 ? n : -EAGAIN;
+        }
+        int rc = ioop_interrupted(error);
+        if (rc <= 0) {
+            return rc < 0 ? -EINTR : -error;
+        }
+    }
+}
+
+/* --- recv, recv_into --- */
+
+static char *
+scratch_of(LoopObject *loop)
+{
+    if (loop->scratch == NULL) {
+        loop->scratch = PyMem_Malloc(PL_SCRATCH_BYTES);
+        if (loop->scratch == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return loop->scratch;
+}
+
+static enum op_attempt
+recv_attempt(OpObject *op, PyObject **result)
+{
+    Py_ssize_t size = op->u.io.length;
+    PyObject *bytes = NULL;
+    char *buffer;
+    if (ioop_refresh_fd(op) < 0) {
+        return OP_ATTEMPT_ERROR;
+    }
+    if (PL_LIKELY(size <= PL_SCRATCH_BYTES)) {
+        buffer = scratch_of(op->loop);
+    }
+    else {
+        bytes = PyBytes_FromStringAndSize(NULL, size);
+        buffer = bytes != NULL ? PyBytes_AS_STRING(bytes) : NULL;
+    }
+    if (buffer == NULL) {
+        return OP_ATTEMPT_ERROR;
+    }
+    Py_ssize_t n = ioop_recv(op, buffer, (size_t)size);
+    if (n < 0) {
+        Py_XDECREF(bytes);
+        return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
+    }
+    if (bytes == NULL) {
+        *result = PyBytes_FromStringAndSize(buffer, n);
+    }
+    else {
+        if (n < size && _PyBytes_Resize(&bytes, n) < 0) {
+            return OP_ATTEMPT_ERROR;
+        }
+        *result = bytes;
+    }
+    return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
+}
+
+static const struct op_kind op_kind_recv = {
+    .name = "recv",
+    .attempt = recv_attempt,
+    .arm = op_arm_fd,
+    .disarm = op_disarm_fd,
+};
+
+static enum op_attempt
+recv_into_attempt(OpObject *op, PyObject **result)
+{
+    if (ioop_refresh_fd(op) < 0) {
+        return OP_ATTEMPT_ERROR;
+    }
+    Py_ssize_t n = ioop_recv(op, op->u.io.data, (size_t)op->u.io.length);
+    if (n < 0) {
+        return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
+    }
+    *result = PyLong_FromSsize_t(n);
+    return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
+}
+
+static const struct op_kind op_kind_recv_into = {
+    .name = "recv_into",
+    .attempt = recv_into_attempt,
+    .arm = op_arm_fd,
+    .disarm = op_disarm_fd,
+    .clear = ioop_release_view,
+};
+
+/* --- recvfrom --- */
+
+static enum op_attempt
+recvfrom_attempt(OpObject *op, PyObject **result)
+{
+    Py_ssize_t size = op->u.io.length;
+    if (ioop_refresh_fd(op) < 0) {
+        return OP_ATTEMPT_ERROR;
+    }
+    struct sockaddr_storage from;
+    socklen_t from_length;
+    PyObject *bytes = NULL;
+    char *buffer;
+    if (size <= PL_SCRATCH_BYTES) {
+        buffer = scratch_of(op->loop);
+    }
+    else {
+        bytes = PyBytes_FromStringAndSize(NULL, size);
+        buffer = bytes != NULL ? PyBytes_AS_STRING(bytes) : NULL;
+    }
+    if (buffer == NULL) {
+        return OP_ATTEMPT_ERROR;
+    }
+    ssize_t n;
+    int rc;
+    do {
+        from_length = sizeof(from);
+        memset(&from, 0, sizeof(from));
+        n = recvfrom(op->fd, buffer, (size_t)size, MSG_DONTWAIT,
+                     (struct sockaddr *)&from, &from_length);
+        rc = n < 0 ? ioop_interrupted(errno) : 0;
+    } while (rc > 0);
+    if (n < 0) {
+        int error = errno;
+        Py_XDECREF(bytes);
+        if (rc < 0) {
+            return OP_ATTEMPT_ERROR;
+        }
+        return error == EAGAIN || error == EWOULDBLOCK ? OP_ATTEMPT_WAIT
+                                                       : ioop_fail(op, -error);
+    }
+    if (bytes == NULL) {
+        bytes = PyBytes_FromStringAndSize(buffer, n);
+    }
+    else if (n < size && _PyBytes_Resize(&bytes, n) < 0) {
+        return OP_ATTEMPT_ERROR;
+    }
+    /* A connected stream socket gives no address. */
+    PyObject *address
+        = from_length == 0
+              ? Py_NewRef(Py_None)
+              : address_to_python((struct sockaddr *)&from, from_length);
+    if (bytes != NULL && address != NULL) {
+        *result = PyTuple_Pack(2, bytes, address);
+    }
+    Py_XDECREF(bytes);
+    Py_XDECREF(address);
+    return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
+}
+
+static const struct op_kind op_kind_recvfrom = {
+    .name = "recvfrom",
+    .attempt = recvfrom_attempt,
+    .arm = op_arm_fd,
+    .disarm = op_disarm_fd,
+};
+
+/* --- the functions --- */
+
+static int
+parse_size(PyObject *number, const char *who, Py_ssize_t *out)
+{
+    if (!PyIndex_Check(number)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s(): bufsize must be an int, not %.200s (%R)", who,
+                     Py_TYPE(number)->tp_name, number);
+        return -1;
+    }
+    Py_ssize_t size = PyNumber_AsSsize_t(number, PyExc_OverflowError);
+    if (size == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (size < 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s(): bufsize must not be negative, got %zd", who, size);
+        return -1;
+    }
+    *out = size;
+    return 0;
+}
+
+static PyObject *
+make_recv(PyObject *module, const struct args_spec *spec,
+          const struct op_kind *kind, PyObject *const *args, Py_ssize_t nargs,
+          PyObject *kwnames)
+{
+    PyObject *bound[2];
+    Py_ssize_t size = 1024;
+    if (args_bind(spec, args, nargs, kwnames, bound) < 0
+        || (bound[1] != NULL
+            && parse_size(bound[1], spec->function, &size) < 0))
+    {
+        return NULL;
+    }
+    OpObject *op
+        = ioop_new(state_of_module(module), kind, bound[0], PL_SIDE_READ);
+    if (op != NULL) {
+        op->u.io.length = size;
+    }
+    return (PyObject *)op;
+}
+
+PyDoc_STRVAR(recv_doc,
+             "recv(sock, bufsize=1024)\n--\n\n"
+             "Receive up to bufsize bytes from a socket.\n\n"
+             "Args:\n"
+             "    sock: socket.socket, in any mode; it never blocks the "
+             "thread.\n"
+             "    bufsize: int >= 0, bytes.\n\n"
+             "Returns:\n"
+             "    An awaitable of bytes, b'' when the peer has closed.\n\n"
+             "Raises:\n"
+             "    TypeError, ValueError: bad arguments.\n"
+             "    OSError: the socket is closed, or recv(2) failed.\n"
+             "    RuntimeError: another task waits to read from the socket.\n"
+             "Cancelled while it waits, it has received nothing.\n\n"
+             "Example:\n    data = await pyloop.recv(conn)");
+
+static PyObject *
+ioop_py_recv(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
+{
+    static const char *const names[] = {"sock", "bufsize"};
+    static const struct args_spec spec = {"recv", names, 2, 2, 1};
+    return make_recv(module, &spec, &op_kind_recv, args, nargs, kwnames);
+}
+
+PyDoc_STRVAR(recvfrom_doc,
+             "recvfrom(sock, bufsize)\n--\n\n"
+             "Receive a datagram of up to bufsize bytes and its sender's "
+             "address.\n\n"
+             "Args:\n"
+             "    sock: socket.socket.\n"
+             "    bufsize: int >= 0, bytes; what is longer is cut off.\n\n"
+             "Returns:\n    An awaitable of (bytes, address).\n\n"
+             "Raises:\n"
+             "    TypeError, ValueError: bad arguments.\n"
+             "    OSError: the socket is closed, or recvfrom(2) failed.\n"
+             "    RuntimeError: another task waits to read from the socket.\n"
+             "\n"
+             "Example:\n    data, addr = await pyloop.recvfrom(sock, 1500)");
+
+static PyObject *
+ioop_py_recvfrom(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    static const char *const names[] = {"sock", "bufsize"};
+    static const struct args_spec spec = {"recvfrom", names, 2, 2, 2};
+    return make_recv(module, &spec, &op_kind_recvfrom, args, nargs, kwnames);
+}
+
+PyDoc_STRVAR(recv_into_doc,
+             "recv_into(sock, buffer)\n--\n\n"
+             "Receive bytes into a writable buffer.\n\n"
+             "The buffer is locked (a bytearray cannot be resized) until the "
+             "operation ends.\n\n"
+             "Args:\n"
+             "    sock: socket.socket.\n"
+             "    buffer: a writable bytes-like object.\n\n"
+             "Returns:\n"
+             "    An awaitable of the number of bytes, 0 when the peer has "
+             "closed.\n\n"
+             "Raises:\n"
+             "    TypeError, BufferError: bad arguments.\n"
+             "    OSError: the socket is closed, or recv(2) failed.\n"
+             "    RuntimeError: another task waits to read from the socket.\n"
+             "\n"
+             "Example:\n    n = await pyloop.recv_into(conn, buffer)");
+
+static PyObject *
+ioop_py_recv_into(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    static const char *const names[] = {"sock", "buffer"};
+    static const struct args_spec spec = {"recv_into", names, 2, 2, 2};
+    return ioop_new_buffer(module, &spec, &op_kind_recv_into, PL_SIDE_READ,
+                           PyBUF_WRITABLE, args, nargs, kwnames);
+}
+
+#define IOOP_FASTCALL(name) \
+    {#name, (PyCFunction)(void (*)(void))ioop_py_##name, \
+     METH_FASTCALL | METH_KEYWORDS, name##_doc}
+
+static PyMethodDef recv_functions[] = {
+    IOOP_FASTCALL(recv),
+    IOOP_FASTCALL(recv_into),
+    IOOP_FASTCALL(recvfrom),
+    {NULL, NULL, 0, NULL},
+};
+
+int
+ioop_recv_init(PyObject *module, struct module_state *Py_UNUSED(state))
+{
+    return PyModule_AddFunctions(module, recv_functions);
+}

@@ -1,0 +1,121 @@
+/* Ops that wait for a descriptor: arming and disarming through the loop's
+ * watches, and the two kinds that only wait. */
+#include <Python.h>
+
+#include "op.h"
+
+#include "compat.h"
+#include "errors.h"
+#include "handle.h"
+#include "sockfd.h"
+
+void
+op_fire_from_watch(struct waiter *self, LoopObject *Py_UNUSED(loop), int error)
+{
+    OpObject *op = (OpObject *)self;
+    PyObject *exc = NULL;
+    if (error != 0) {
+        exc = errors_make_errno(error, "%s on descriptor %d", op->kind->name,
+                                op->fd);
+        if (exc == NULL) {
+            exc = exception_take();
+        }
+    }
+    op_fire(op, exc);
+}
+
+/* Who waits through `waiter`: a Task, of ours or of asyncio (the __self__ of
+ * the callback that its future was given), else the waiter itself. */
+static PyObject *
+waiting_task(struct module_state *state, PyObject *waiter)
+{
+    if (!op_check(state, waiter) || ((OpObject *)waiter)->waiter == NULL) {
+        return Py_NewRef(waiter);
+    }
+    PyObject *who = (PyObject *)((OpObject *)waiter)->waiter;
+    if (Py_IS_TYPE(who, state->HandleType)
+        && ((HandleObject *)who)->callback != NULL)
+    {
+        PyObject *self = PyObject_GetAttrString(
+            ((HandleObject *)who)->callback, "__self__");
+        if (self != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return self;
+        }
+        PyErr_Clear();
+    }
+    return Py_NewRef(who);
+}
+
+int
+op_arm_fd(OpObject *op)
+{
+    PyObject *taken;
+    PyObject *owner = op->object;
+    if (owner != NULL && PyLong_Check(owner)) {
+        owner = NULL;
+    }
+    int rc = loop_watch(op->loop, op->fd, owner, op->side, (PyObject *)op,
+                        false, &taken);
+    if (rc <= 0) {
+        return rc;
+    }
+    PyObject *who = waiting_task(op->loop->state, taken);
+    if (who == NULL) {
+        return -1;
+    }
+    PyErr_Format(PyExc_RuntimeError,
+                 "%s: another task waits already to %s descriptor %d: %R",
+                 op->kind->name,
+                 op->side == PL_SIDE_READ ? "read from" : "write to", op->fd,
+                 who);
+    Py_DECREF(who);
+    return -1;
+}
+
+void
+op_disarm_fd(OpObject *op)
+{
+    PyObject *mine = loop_unwatch(op->loop, op->fd, op->side);
+    Py_XDECREF(mine);
+}
+
+static enum op_attempt
+wait_attempt(OpObject *op, PyObject **result)
+{
+    if (op->status != OP_FIRED) {
+        return OP_ATTEMPT_WAIT;
+    }
+    *result = Py_NewRef(Py_None);
+    return OP_ATTEMPT_DONE;
+}
+
+const struct op_kind op_kind_wait_readable = {
+    .name = "wait_readable",
+    .attempt = wait_attempt,
+    .arm = op_arm_fd,
+    .disarm = op_disarm_fd,
+    .unmetered = true,
+};
+
+const struct op_kind op_kind_wait_writable = {
+    .name = "wait_writable",
+    .attempt = wait_attempt,
+    .arm = op_arm_fd,
+    .disarm = op_disarm_fd,
+    .unmetered = true,
+};
+
+OpObject *
+op_new_wait(struct module_state *state, PyObject *fileobj, int side)
+{
+    const struct op_kind *kind = side == PL_SIDE_READ ? &op_kind_wait_readable
+                                                      : &op_kind_wait_writable;
+    int fd = sockfd_of_fileobj(state, fileobj, kind->name);
+    OpObject *op = fd < 0 ? NULL : op_new(state, kind);
+    if (op != NULL) {
+        op->fd = fd;
+        op->side = (uint8_t)side;
+        op->object = Py_NewRef(fileobj);
+    }
+    return op;
+}
