@@ -444,6 +444,7 @@ static PyMethodDef Loop_methods[] = {
     LOOP_FASTCALL(_add_writer, Loop_add_writer_doc),
     LOOP_O(_remove_reader, Loop_remove_reader_doc),
     LOOP_O(_remove_writer, Loop_remove_writer_doc),
+    LOOP_O(_waiters, Loop_waiters_doc),
     LOOP_O(close_socket, Loop_close_socket_doc),
     LOOP_FASTCALL(_create_native_task, Loop_create_native_doc),
     LOOP_NOARGS(_native_tasks, Loop_native_tasks_doc),
@@ -489,5 +490,8 @@ static PyType_Spec Loop_spec = {
 int
 eventloop_init(PyObject *module, struct module_state *state)
 {
+    if (loop_watch_forks() < 0) {
+        return -1;
+    }
     return state_add_type(module, &state->LoopType, &Loop_spec, "LoopCore");
 }

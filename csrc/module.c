@@ -5,6 +5,7 @@
 
 #include "sched/op.h"
 #include "sched/state.h"
+#include "sched/task.h"
 
 int
 state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
@@ -88,6 +89,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->kwnames_msg);
     Py_CLEAR(state->kwnames_hooks);
     op_free_all(state);
+    task_free_all(state);
     return 0;
 }
 

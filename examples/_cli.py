@@ -3,10 +3,12 @@
 Nothing here is about any one protocol. In short:
 
 - `options` makes the parser with `--host`, `--port` and `--verbose`;
-- `listen`, `accept_next` and `dial` are the TCP set-up of servers and clients;
-- `run_program` runs the main coroutine and turns its end into an exit status: 0 when the work is
-  done or somebody asked for the end (Ctrl-C, SIGTERM, the reader of our output left), 1 with one
-  line on stderr when it failed. argparse itself exits with 2.
+- `listen`, `accept_next` and `dial` are the TCP set-up of servers and clients, `last_words` is how
+  a server disconnects a client;
+- `run_program` runs the main coroutine, `exit_status` a program that has none; both turn its end
+  into an exit status: 0 when the work is done or somebody asked for the end (Ctrl-C, SIGTERM, the
+  reader of our output left), 1 with one line on stderr when it failed. argparse itself exits with
+  2.
 """
 
 import argparse
@@ -17,11 +19,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from pyloop import LineTooLong, accept, connect, run, sleep
+from pyloop import EventLoop, LineTooLong, accept, connect, recv, run, sendall, sleep, timeout
 
 # accept() fails with these while descriptors or memory are short. The connection stays in the
 # kernel's queue, so asking again at once would spin.
@@ -30,6 +32,8 @@ SHORTAGE_PAUSE = 0.1  # seconds: soon enough for the client, rare enough for the
 
 # The connection broke before it was accepted: its own misfortune, nobody else's.
 STILLBORN = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
+
+FAREWELL_LIMIT = 2.0  # seconds for a disconnected client to take the reason
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ def seconds(text: str) -> float:
     return value
 
 
-def options(name: str, description: str) -> argparse.ArgumentParser:
+def options(name: str, description: str, *, port: int = 8080) -> argparse.ArgumentParser:
     """Make the parser of example `name`; the caller adds what is the example's own."""
     parser = argparse.ArgumentParser(
         prog=f"python -m pyloop.examples.{name}",
@@ -63,7 +67,7 @@ def options(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--port",
         type=port_number,
-        default=8080,
+        default=port,
         help="port of the server; a server given 0 takes a free one and says which"
         " (default: %(default)s)",
     )
@@ -71,13 +75,13 @@ def options(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def tcp_family(host: str) -> socket.AddressFamily:
+def family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 async def dial(host: str, port: int) -> socket.socket:
     """Connect to a server; raises OSError with a message for people."""
-    sock = socket.socket(tcp_family(host), socket.SOCK_STREAM)
+    sock = socket.socket(family_of(host), socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await connect(sock, (host, port))
@@ -93,7 +97,7 @@ async def dial(host: str, port: int) -> socket.socket:
 
 def listen(host: str, port: int) -> socket.socket:
     """Open the server's socket."""
-    sock = socket.create_server((host, port), family=tcp_family(host), backlog=1024)
+    sock = socket.create_server((host, port), family=family_of(host), backlog=1024)
     sock.setblocking(False)
     return sock
 
@@ -125,12 +129,31 @@ async def accept_next(listener: socket.socket) -> tuple[socket.socket, Any]:
             return conn, addr
 
 
+async def last_words(conn: socket.socket, data: bytes) -> None:
+    """Send `data` and the end of the connection; returns when the client has it, or may have.
+
+    What it sends meanwhile is read and dropped: closing a socket with unread input resets the
+    connection, and the last words could be lost on the way. Raises OSError when they are.
+    """
+    async with timeout(FAREWELL_LIMIT):
+        await sendall(conn, data)
+        conn.shutdown(socket.SHUT_WR)
+        while await recv(conn, 65536):
+            pass
+
+
 async def end_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
     """Run `main`; SIGTERM cancels it, as Ctrl-C does in `pyloop.run` without our help."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await main
+
+
+def run_on_asyncio(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` as `asyncio.run` does, but on pyloop's loop."""
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(main)
 
 
 def output_is_lost() -> bool:
@@ -145,12 +168,25 @@ def output_is_lost() -> bool:
 
 
 def run_program(
-    parser: argparse.ArgumentParser, main: Coroutine[Any, Any, None], *, verbose: bool
+    parser: argparse.ArgumentParser,
+    main: Coroutine[Any, Any, None],
+    *,
+    verbose: bool,
+    runner: Callable[[Coroutine[Any, Any, None]], object] = run,
 ) -> int:
     """Run `main` to its end and return the exit status of the process."""
+    return exit_status(parser, lambda: runner(end_on_sigterm(main)), verbose=verbose)
+
+
+def exit_status(
+    parser: argparse.ArgumentParser, program: Callable[[], object], *, verbose: bool
+) -> int:
+    """Call `program`, which runs until its end, and return the exit status of the process."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    # As Ctrl-C, where no loop has a handler of its own for it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run(end_on_sigterm(main))
+        program()
     except (KeyboardInterrupt, asyncio.CancelledError):
         pass
     except (OSError, LineTooLong, UnicodeDecodeError) as error:

@@ -1,4 +1,7 @@
-"""A terminal at one end, a line protocol at the other: the client side of the chat examples."""
+"""A terminal at one end, a line protocol at the other: the client side of the chat examples.
+
+`printable` is for everything that others wrote and we show.
+"""
 
 import os
 import socket
@@ -11,6 +14,13 @@ from pyloop import lines, sendall, spawn, wait_readable
 CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code != ord("\t")}
 
 
+def printable(text: str) -> str:
+    """Replace what would do more to a terminal than show a character."""
+    text = text.translate(CONTROLS)
+    encoding = sys.stdout.encoding  # not every terminal can show every character
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 async def talk(sock: socket.socket) -> None:
     """Send stdin, print the lines that come; return when the other side closes.
 
@@ -20,10 +30,7 @@ async def talk(sock: socket.socket) -> None:
     typing = await spawn(send_stdin(sock))
     try:
         async for line in lines(sock):
-            # Not every terminal can show every character.
-            text = line.translate(CONTROLS).encode(sys.stdout.encoding, "replace")
-            sys.stdout.buffer.write(text + b"\n")
-            sys.stdout.flush()
+            print(printable(line), flush=True)
     finally:
         typing.cancel()
 

@@ -30,8 +30,17 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from pyloop import Channel, ChannelClosed, lines, recv, sendall, spawn, timeout
-from pyloop.examples._cli import accept_next, dial, listen, name_of, options, run_program, seconds
+from pyloop import Channel, ChannelClosed, lines, sendall, spawn, timeout
+from pyloop.examples._cli import (
+    accept_next,
+    dial,
+    last_words,
+    listen,
+    name_of,
+    options,
+    run_program,
+    seconds,
+)
 from pyloop.examples._terminal import talk
 
 SERVER = "server"  # the author of what the server says
@@ -40,7 +49,6 @@ MAX_LINE = 4096  # bytes, without the newline
 QUEUE = 100  # messages: a burst of a few screens passes without anybody waiting
 LOGIN_LIMIT = 30.0  # seconds
 STUCK_LIMIT = 10.0  # seconds
-FAREWELL_LIMIT = 2.0  # seconds for the reason of a refusal to arrive
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +126,9 @@ def check_login(line: str, peers: dict[str, Channel]) -> str:
 
 
 async def refuse(conn: socket.socket, reason: str) -> None:
-    """Tell the client why it cannot stay.
-
-    What it has sent meanwhile is read and dropped: closing a socket with unread input resets the
-    connection, and the reason could be lost on the way.
-    """
+    """Tell the client why it cannot stay."""
     log.info("refused: %s", reason)
-    async with timeout(FAREWELL_LIMIT):
-        await sendall(conn, f"{SERVER}: {reason}\n".encode())
-        conn.shutdown(socket.SHUT_WR)
-        while await recv(conn, 65536):
-            pass
+    await last_words(conn, f"{SERVER}: {reason}\n".encode())
 
 
 async def write_messages(conn: socket.socket, inbox: Channel, stuck_limit: float) -> None:

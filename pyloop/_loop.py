@@ -7,26 +7,31 @@ tasks.  ``asyncio.SelectorEventLoop`` behind it gives servers, TLS, subprocesses
 from __future__ import annotations
 
 import asyncio
-import logging
+import errno
+import os
+import selectors
 import signal
+import sys
 import types
+import warnings
 import weakref
 from asyncio import base_events
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context
 from selectors import BaseSelector
-from typing import Any, TypeAlias, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyloop import _core
 from pyloop._run import run_tasks
 
-logger = logging.getLogger("asyncio")
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
+    from pyloop._core import _Startable, _Ts
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
-_Ts = TypeVarTuple("_Ts")
-_Startable: TypeAlias = Coroutine[Any, Any, _T] | Generator[Any, Any, _T]
 
 
 class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
@@ -67,7 +72,6 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._signal_handlers: dict[int, Any] = {}
         self._unix_server_sockets: dict[Any, Any] = {}
-        self._selector = selector
         try:
             if main is not None:
                 self._create_native_task(main)
@@ -92,8 +96,6 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         /,
         *coros: _Startable[_T],
     ) -> list[_T]: ...
-    @overload
-    def run(self, *coros: _Startable[Any]) -> Any: ...
     def run(self, *coros: _Startable[Any]) -> Any:
         """Run coroutines or generators until they and all they spawned have ended.
 
@@ -109,20 +111,20 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
     @overload  # type: ignore[override, unused-ignore]
     def create_task(
         self,
-        coro: Generator[Any, Any, _T],
-        *,
-        name: object = None,
-        context: Context | None = None,
-    ) -> _core.Task[_T]: ...
-    @overload
-    def create_task(
-        self,
         coro: Coroutine[Any, Any, _T],
         *,
         name: object = None,
         context: Context | None = None,
         **kwargs: Any,
     ) -> asyncio.Task[_T]: ...
+    @overload
+    def create_task(
+        self,
+        coro: Generator[Any, Any, _T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+    ) -> _core.Task[_T]: ...
     def create_task(self, coro: Any, **kwargs: Any) -> Any:
         """Make a task: of a generator a ``pyloop.Task``, of a coroutine an ``asyncio.Task``.
 
@@ -161,7 +163,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         if self.is_closed():
             return
         if self._debug:
-            logger.debug("Close %r", self)
+            base_events.logger.debug("Close %r", self)
+        if sys.is_finalizing():
+            self._drop_signal_handlers()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
         self._release_core()
@@ -171,6 +175,11 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
             self._default_executor = None
             executor.shutdown(wait=False)
 
+    @property
+    def _selector(self) -> _Watched | None:
+        """What asyncio's transports look at, to say in their repr what they wait for."""
+        return None if self.is_closed() else _Watched(self)
+
     def _make_self_pipe(self) -> None:
         """Nothing: the reactor has a wake-up of its own."""
 
@@ -179,7 +188,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
 
     def _log_slow_callback(self, handle: asyncio.Handle, seconds: float) -> None:
         if seconds >= self.slow_callback_duration:
-            logger.warning(
+            base_events.logger.warning(
                 "Executing %s took %.3f seconds",
                 base_events._format_handle(handle),  # type: ignore[attr-defined]
                 seconds,
@@ -187,9 +196,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
 
     # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
 
-    def add_signal_handler(
-        self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts
-    ) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call ``callback(*args)`` in the loop whenever the signal comes.
 
         Raises:
@@ -205,16 +212,18 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         try:
             signal.signal(sig, _noop_handler)
             signal.siginterrupt(sig, False)
-        except (ValueError, OSError) as exc:
-            if isinstance(exc, OSError):
-                raise RuntimeError(f"sig {sig} cannot be caught") from exc
+        except ValueError as exc:
             raise RuntimeError(str(exc)) from exc
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            raise RuntimeError(f"sig {sig} cannot be caught") from exc
         try:
-            self._add_signal(int(sig), callback, *args)
+            handle = self._add_signal(int(sig), callback, *args)
         except BaseException:
             signal.signal(sig, old if old is not None else signal.SIG_DFL)
             raise
-        self._signal_handlers[sig] = callback
+        self._signal_handlers[sig] = handle
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove a handler; return whether there was one."""
@@ -226,12 +235,61 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         try:
             signal.signal(sig, default)
         except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
             raise RuntimeError(f"sig {sig} cannot be caught") from exc
         return True
+
+    def _drop_signal_handlers(self) -> None:
+        """Forget them as they are: an interpreter that ends sets no handlers any more."""
+        if self._signal_handlers:
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, "
+                f"skipping signal handlers removal",
+                ResourceWarning,
+                source=self,
+                stacklevel=3,
+            )
+            self._signal_handlers.clear()
+
+
+class _Watched:
+    """The part of a selector that looks: which descriptors the loop watches, and for whom."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+
+    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        waiters = self._loop._waiters(fileobj)
+        events = 0
+        for waiter, event in zip(
+            waiters, (selectors.EVENT_READ, selectors.EVENT_WRITE), strict=True
+        ):
+            if waiter is not None:
+                events |= event
+        if not events:
+            raise KeyError(f"{fileobj!r} is not registered")
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        return selectors.SelectorKey(fileobj, fd, events, waiters)
 
 
 def _noop_handler(signum: int, frame: types.FrameType | None) -> None:
     """The wake-up has told the loop; Python must only not run the default action."""
+
+
+def _leave_signals_to_the_parent() -> None:
+    """In the child of a fork: a signal that it gets must not wake the parent's loop.
+
+    asyncio does the same, from 3.12 on.
+    """
+    try:
+        signal.set_wakeup_fd(-1)
+    except ValueError:
+        pass  # a sub-interpreter, which has no signals
+
+
+if sys.version_info < (3, 12):
+    os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
 
 
 def new_event_loop() -> EventLoop:

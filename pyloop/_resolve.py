@@ -14,9 +14,7 @@ async def _literal(sock: socket.socket, address: Any) -> Any:
     """The first address of the socket's own family and type that the name stands for."""
     loop = asyncio.get_running_loop()
     host, port = address[:2]
-    infos = await loop.getaddrinfo(
-        host, port, family=sock.family, type=sock.type, proto=sock.proto
-    )
+    infos = await loop.getaddrinfo(host, port, family=sock.family, type=sock.type, proto=sock.proto)
     if not infos:
         raise OSError(f"getaddrinfo({host!r}, {port!r}) returned nothing")
     return infos[0][4]

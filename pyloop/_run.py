@@ -11,19 +11,48 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyloop import _core
 
 if TYPE_CHECKING:
+    from pyloop._core import _Startable
     from pyloop._loop import EventLoop
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
 
 # A task may swallow CancelledError and wait again.  After so many rounds in which nothing but
 # such tasks is left, run() closes their coroutines instead.
 _MAX_CANCEL_ROUNDS = 100
 
 
-def run(*coros: Any, backend: str | None = None, debug: bool | None = None) -> Any:
+@overload
+def run(*, backend: str | None = None, debug: bool | None = None) -> None: ...
+@overload
+def run(
+    coro: _Startable[_T], /, *, backend: str | None = None, debug: bool | None = None
+) -> _T: ...
+@overload
+def run(
+    coro1: _Startable[_T],
+    coro2: _Startable[_S],
+    /,
+    *,
+    backend: str | None = None,
+    debug: bool | None = None,
+) -> list[_T | _S]: ...
+@overload
+def run(
+    coro1: _Startable[_T],
+    coro2: _Startable[_T],
+    coro3: _Startable[_T],
+    /,
+    *coros: _Startable[_T],
+    backend: str | None = None,
+    debug: bool | None = None,
+) -> list[_T]: ...
+def run(*coros: _Startable[Any], backend: str | None = None, debug: bool | None = None) -> Any:
     """Run coroutines until they and all tasks they spawned have ended.
 
     Ready tasks run first in, first out, in the order of the arguments.
@@ -171,9 +200,7 @@ def _others_may_help(loop: EventLoop) -> bool:
     """Whether another thread could still wake a task: then nobody can say "never"."""
     idle = _idle_executor_threads(loop)
     current = threading.current_thread()
-    return any(
-        thread is not current and thread not in idle for thread in threading.enumerate()
-    )
+    return any(thread is not current and thread not in idle for thread in threading.enumerate())
 
 
 def _idle_executor_threads(loop: EventLoop) -> set[Any]:
@@ -295,10 +322,7 @@ class _Interrupts:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if (
-            self._installed is not None
-            and signal.getsignal(signal.SIGINT) == self._installed
-        ):
+        if self._installed is not None and signal.getsignal(signal.SIGINT) == self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:

@@ -41,11 +41,13 @@ PyObject *Loop__add_writer(LoopObject *self, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop__remove_reader(LoopObject *self, PyObject *fileobj);
 PyObject *Loop__remove_writer(LoopObject *self, PyObject *fileobj);
+PyObject *Loop__waiters(LoopObject *self, PyObject *fileobj);
 PyObject *Loop_close_socket(LoopObject *self, PyObject *sock);
 extern const char Loop_add_reader_doc[];
 extern const char Loop_add_writer_doc[];
 extern const char Loop_remove_reader_doc[];
 extern const char Loop_remove_writer_doc[];
+extern const char Loop_waiters_doc[];
 extern const char Loop_close_socket_doc[];
 
 /* tasks.c */

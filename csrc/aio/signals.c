@@ -9,7 +9,8 @@
 const char Loop_add_signal_doc[]
     = PyDoc_STR(
              "_add_signal($self, signum, callback, /, *args)\n--\n\n"
-             "Schedule callback(*args) whenever the signal comes.");
+             "Schedule callback(*args) whenever the signal comes; return its "
+             "Handle.");
 
 PyObject *
 Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -33,16 +34,12 @@ Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    int rc
-        = PyDict_SetItem(self->signals.handlers, args[0], (PyObject *)handle);
-    Py_DECREF(handle);
-    if (rc < 0) {
-        return NULL;
+    if (PyDict_SetItem(self->signals.handlers, args[0], (PyObject *)handle) < 0
+        || loop_signals_enter(self) < 0)
+    {
+        Py_CLEAR(handle);
     }
-    if (loop_signals_enter(self) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return (PyObject *)handle;
 }
 
 const char Loop_remove_signal_doc[]

@@ -4,9 +4,102 @@
 #include "methods.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 
+#include "sched/errors.h"
 #include "sched/handle.h"
-#include "sched/sockfd.h"
+
+/* The descriptor of what add_reader() and its like were given, judged as
+ * asyncio's selectors do: -1 with ValueError for what is none. */
+static int
+watched_fd(LoopObject *self, PyObject *fileobj)
+{
+    PyObject *number = Py_NewRef(fileobj);
+    if (!PyLong_Check(fileobj)) {
+        Py_SETREF(number, PyObject_CallMethodNoArgs(fileobj,
+                                                    self->state->str_fileno));
+        if (number != NULL && !PyLong_Check(number)) {
+            Py_SETREF(number, PyNumber_Long(number));
+        }
+    }
+    if (number == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)
+            || PyErr_ExceptionMatches(PyExc_TypeError)
+            || PyErr_ExceptionMatches(PyExc_ValueError))
+        {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
+        }
+        return -1;
+    }
+    int overflow;
+    long fd = PyLong_AsLongAndOverflow(number, &overflow);
+    if (overflow != 0 || fd < 0 || fd > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
+        fd = -1;
+    }
+    Py_DECREF(number);
+    return (int)fd;
+}
+
+struct find_owner {
+    PyObject *owner;
+    int fd;
+};
+
+static int
+find_owner(struct watch *watch, void *arg)
+{
+    struct find_owner *find = arg;
+    if (watch->owner != find->owner || watch->wanted == 0) {
+        return 0;
+    }
+    find->fd = watch->fd;
+    return 1;
+}
+
+/* The same for what may have been closed since it was added: then it is known
+ * by the object. */
+static int
+watched_or_closed_fd(LoopObject *self, PyObject *fileobj)
+{
+    int fd = watched_fd(self, fileobj);
+    if (fd >= 0 || PyLong_Check(fileobj)
+        || !PyErr_ExceptionMatches(PyExc_ValueError))
+    {
+        return fd;
+    }
+    struct find_owner find = {fileobj, -1};
+    if (fdtable_foreach(&self->reactor->fds, find_owner, &find) == 1) {
+        PyErr_Clear();
+    }
+    return find.fd;
+}
+
+/* The poller refuses some files, but only at the next flush.  What can be told
+ * now belongs to the caller: a number that is closed, and what is never waited
+ * for.  Asked where the poller would be told anyway.  0, or -1 with OSError. */
+static int
+check_can_be_watched(LoopObject *self, int fd, const char *who)
+{
+    struct watch *watch = fdtable_get(&self->reactor->fds, fd);
+    if (watch != NULL && watch->wanted != 0) {
+        return 0;
+    }
+    struct stat status;
+    if (fstat(fd, &status) < 0) {
+        return errors_from_errno(errno, "%s(): descriptor %d", who, fd);
+    }
+    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) {
+        return errors_from_errno(EPERM,
+                                 "%s(): descriptor %d is a %s, which is "
+                                 "always ready",
+                                 who, fd,
+                                 S_ISDIR(status.st_mode) ? "directory"
+                                                         : "regular file");
+    }
+    return 0;
+}
 
 static PyObject *
 add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -18,8 +111,8 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
-    int fd = sockfd_of_fileobj(self->state, args[0], who);
-    if (fd < 0) {
+    int fd = watched_fd(self, args[0]);
+    if (fd < 0 || check_can_be_watched(self, fd, who) < 0) {
         return NULL;
     }
     HandleObject *handle
@@ -51,12 +144,12 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static PyObject *
-remove_watcher(LoopObject *self, PyObject *fileobj, int side, const char *who)
+remove_watcher(LoopObject *self, PyObject *fileobj, int side)
 {
     if (self->closed || self->reactor == NULL) {
         Py_RETURN_FALSE;
     }
-    int fd = sockfd_of_fileobj(self->state, fileobj, who);
+    int fd = watched_or_closed_fd(self, fileobj);
     if (fd < 0) {
         return NULL;
     }
@@ -104,7 +197,7 @@ const char Loop_remove_reader_doc[]
 PyObject *
 Loop__remove_reader(LoopObject *self, PyObject *fileobj)
 {
-    return remove_watcher(self, fileobj, PL_SIDE_READ, "remove_reader");
+    return remove_watcher(self, fileobj, PL_SIDE_READ);
 }
 
 const char Loop_remove_writer_doc[]
@@ -115,7 +208,28 @@ const char Loop_remove_writer_doc[]
 PyObject *
 Loop__remove_writer(LoopObject *self, PyObject *fileobj)
 {
-    return remove_watcher(self, fileobj, PL_SIDE_WRITE, "remove_writer");
+    return remove_watcher(self, fileobj, PL_SIDE_WRITE);
+}
+
+const char Loop_waiters_doc[]
+    = PyDoc_STR("_waiters($self, fd, /)\n--\n\n"
+                "Return who waits to read and who waits to write, None for "
+                "nobody.");
+
+PyObject *
+Loop__waiters(LoopObject *self, PyObject *fileobj)
+{
+    if (self->reactor == NULL) {
+        return PyTuple_Pack(2, Py_None, Py_None);
+    }
+    int fd = watched_or_closed_fd(self, fileobj);
+    if (fd < 0) {
+        return NULL;
+    }
+    PyObject *reader = loop_watcher(self, fd, PL_SIDE_READ, NULL);
+    PyObject *writer = loop_watcher(self, fd, PL_SIDE_WRITE, NULL);
+    return PyTuple_Pack(2, reader != NULL ? reader : Py_None,
+                        writer != NULL ? writer : Py_None);
 }
 
 const char Loop_close_socket_doc[] = PyDoc_STR(

@@ -32,6 +32,9 @@ args_bind(const struct args_spec *spec, PyObject *const *args,
     for (; i < spec->n_params; i++) {
         out[i] = NULL;
     }
+    if (kwnames == NULL && nargs >= spec->n_required) {
+        return 0;
+    }
     Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
     for (Py_ssize_t k = 0; k < nkw; k++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, k);

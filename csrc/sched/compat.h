@@ -40,6 +40,15 @@ exception_put(PyObject *exc)
 #endif
 }
 
+/* Thread-local storage that needs no call to be read.  glibc keeps room for a
+ * few such words in libraries that are loaded late; others do not. */
+#if defined(__GLIBC__)
+#define PL_THREAD_LOCAL                                                       \
+    _Thread_local __attribute__((tls_model("initial-exec")))
+#else
+#define PL_THREAD_LOCAL _Thread_local
+#endif
+
 /* Free lists hide use-after-free from AddressSanitizer: off there. */
 #if defined(__SANITIZE_ADDRESS__)
 #define PL_FREELISTS 0

@@ -62,6 +62,43 @@ errors_stop_iteration(PyObject *value)
     }
 }
 
+void
+errors_return_from_await(struct module_state *state, PyObject *value)
+{
+    PyStopIterationObject *exc
+        = (PyStopIterationObject *)state->stop_iteration;
+    if (PL_UNLIKELY(exc == NULL || Py_REFCNT(exc) != 1
+                    || exc->traceback != NULL || exc->context != NULL))
+    {
+        /* Somebody who drives coroutines by hand has kept it or let it
+         * travel: it is theirs now. */
+        exc = (PyStopIterationObject *)PyObject_CallNoArgs(
+            PyExc_StopIteration);
+        if (exc == NULL) {
+            return;
+        }
+        Py_XSETREF(state->stop_iteration, (PyObject *)exc);
+    }
+    PyObject *former = exc->value;
+    exc->value = Py_NewRef(value);
+    state->stop_iteration_is_full = true;
+    Py_XDECREF(former); /* None, but for nested steps */
+    exception_put(Py_NewRef((PyObject *)exc));
+}
+
+void
+errors_empty_stop_iteration(struct module_state *state)
+{
+    state->stop_iteration_is_full = false;
+    PyStopIterationObject *exc
+        = (PyStopIterationObject *)state->stop_iteration;
+    if (exc != NULL) {
+        PyObject *former = exc->value;
+        exc->value = Py_NewRef(Py_None);
+        Py_XDECREF(former); /* call-out */
+    }
+}
+
 int
 errors_ends_loop(void)
 {

@@ -5,6 +5,8 @@
 
 #include <Python.h>
 
+#include "state.h"
+
 /* Raises the OSError subclass of `error` (positive or negative errno), with
  * "<what>: <strerror>" as its text; `what` names the operation and the value.
  * Returns -1. */
@@ -15,8 +17,14 @@ int errors_from_errno(int error, const char *format, ...);
 /* Builds the exception instead of raising it.  New reference or NULL. */
 PyObject *errors_make_errno(int error, const char *format, ...);
 
-/* Sets StopIteration(value) in the cheapest correct way.  Borrows value. */
+/* Sets StopIteration(value).  Borrows value. */
 void errors_stop_iteration(PyObject *value);
+/* The same for an interpreter that takes the value at once and drops the
+ * exception (an await, on 3.12 and later): one instance is used again and
+ * again.  It holds on to the value until errors_empty_stop_iteration, which
+ * the loop calls after each step. */
+void errors_return_from_await(struct module_state *state, PyObject *value);
+void errors_empty_stop_iteration(struct module_state *state);
 
 /* True (1) if the current exception must end the loop: KeyboardInterrupt or
  * SystemExit. */

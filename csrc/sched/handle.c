@@ -168,8 +168,27 @@ format_callback(HandleObject *self)
     if (args == NULL) {
         return NULL;
     }
-    PyObject *text = PyObject_CallFunctionObjArgs(
-        self->loop->state->format_callback, self->callback, args, NULL);
+    /* From 3.13 on arguments are shown in debug mode only, and asyncio's
+     * function has to be told. */
+    PyObject *function = self->loop->state->format_callback;
+    PyObject *text = NULL;
+    PyObject *call = PyTuple_Pack(2, self->callback, args);
+    PyObject *options = PyObject_GetAttrString(function, "__kwdefaults__");
+    if (call == NULL || options == NULL) {
+        goto done;
+    }
+    if (options != Py_None) {
+        Py_SETREF(options, Py_BuildValue("{s:O}", "debug",
+                                         self->loop->debug ? Py_True
+                                                           : Py_False));
+        if (options == NULL) {
+            goto done;
+        }
+    }
+    text = PyObject_Call(function, call, options != Py_None ? options : NULL);
+done:
+    Py_XDECREF(options);
+    Py_XDECREF(call);
     Py_DECREF(args);
     return text;
 }
@@ -583,24 +602,59 @@ TimerHandle_get_scheduled(TimerHandleObject *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(loop_timer_is_active(&self->timer));
 }
 
-/* Ordered by deadline, as asyncio's heap wants its TimerHandles. */
+static int
+is_same_call(HandleObject *one, HandleObject *two)
+{
+    if (one == two) {
+        return 1;
+    }
+    if (one->cancelled != two->cancelled) {
+        return 0;
+    }
+    int same = 0;
+    PyObject *pairs[4] = {
+        Handle_get_callback(one, NULL), Handle_get_callback(two, NULL),
+        Handle_get_args(one, NULL), Handle_get_args(two, NULL)};
+    if (pairs[2] == NULL || pairs[3] == NULL) {
+        same = -1;
+    } else {
+        same = PyObject_RichCompareBool(pairs[0], pairs[1], Py_EQ);
+        if (same > 0) {
+            same = PyObject_RichCompareBool(pairs[2], pairs[3], Py_EQ);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        Py_XDECREF(pairs[i]);
+    }
+    return same;
+}
+
+/* As asyncio's: ordered by deadline; equal are timers that would do the same
+ * at the same time. */
 static PyObject *
 TimerHandle_tp_richcompare(TimerHandleObject *self, PyObject *other, int op)
 {
     if (!Py_IS_TYPE(other, Py_TYPE(self))) {
         Py_RETURN_NOTIMPLEMENTED;
     }
-    if (op == Py_EQ || op == Py_NE) {
-        bool same = (PyObject *)self == other;
-        return PyBool_FromLong(same == (op == Py_EQ));
+    TimerHandleObject *timer = (TimerHandleObject *)other;
+    if (op == Py_LT || op == Py_GT || self->when != timer->when) {
+        Py_RETURN_RICHCOMPARE(self->when, timer->when, op);
     }
-    Py_RETURN_RICHCOMPARE(self->when, ((TimerHandleObject *)other)->when, op);
+    int same = is_same_call(&self->base, &timer->base);
+    return same < 0 ? NULL : PyBool_FromLong(same == (op != Py_NE));
 }
 
 static Py_hash_t
 TimerHandle_tp_hash(TimerHandleObject *self)
 {
-    return _Py_HashPointer(self);
+    PyObject *when = PyFloat_FromDouble(self->when);
+    if (when == NULL) {
+        return -1;
+    }
+    Py_hash_t hash = PyObject_Hash(when);
+    Py_DECREF(when);
+    return hash;
 }
 
 static PyMethodDef TimerHandle_methods[] = {

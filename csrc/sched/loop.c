@@ -20,8 +20,9 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "compat.h"
 #include "errors.h"
@@ -29,26 +30,28 @@
 /* Set while this thread is inside loop_run.  Per thread, since every thread
  * may run a loop; saved and restored around a run, since a sub-interpreter may
  * run one inside another's. */
-static _Thread_local LoopObject *running_loop;
+PL_THREAD_LOCAL LoopObject *loop_running_tls;
 
-LoopObject *
-loop_running(const struct module_state *state)
+unsigned loop_forks;
+
+/* Runs in the child of a fork, where its one thread may have been inside of a
+ * loop: that loop goes on in the parent. */
+static void
+note_fork(void)
 {
-    LoopObject *loop = running_loop;
-    return loop != NULL && loop->state == state ? loop : NULL;
+    loop_forks++;
+    loop_running_tls = NULL;
 }
 
-LoopObject *
-loop_running_or_raise(const struct module_state *state, const char *who)
+int
+loop_watch_forks(void)
 {
-    LoopObject *loop = loop_running(state);
-    if (loop == NULL) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "%s must be awaited in a task of a running pyloop "
-                     "EventLoop; none is running in this thread",
-                     who);
+    static atomic_flag is_watching = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&is_watching)) {
+        return 0;
     }
-    return loop;
+    int rc = pthread_atfork(NULL, NULL, note_fork);
+    return rc == 0 ? 0 : errors_from_errno(rc, "pthread_atfork()");
 }
 
 /* --- phases of a turn --- */
@@ -59,6 +62,7 @@ static int
 wait_for_events(LoopObject *loop)
 {
     struct reactor *reactor = loop->reactor;
+    loop_leave_task(loop);
     bool idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
     /* call-out: releases sockets, wakes refused waiters */
     reactor_flush(reactor, idle, loop_watch_refused, loop_watch_released,
@@ -83,8 +87,14 @@ wait_for_events(LoopObject *loop)
         return errors_from_errno(n, "waiting for events (%s backend)",
                                  reactor->ops->name);
     }
-    /* call-out: Python's signal handlers run here */
-    return PyErr_CheckSignals() < 0 ? -1 : n;
+    /* call-out: Python's signal handlers run here, and may fork */
+    if (PyErr_CheckSignals() < 0) {
+        return -1;
+    }
+    if (PL_UNLIKELY(loop->forks != loop_forks)) {
+        return loop_check_usable(loop);
+    }
+    return n;
 }
 
 static void
@@ -154,11 +164,19 @@ run_ready(LoopObject *loop)
         loop->tasks.budget = PL_STEP_BUDGET;
         rc = runnable->run(runnable, loop); /* call-out */
         Py_DECREF(runnable);
+        if (loop->state->stop_iteration_is_full) {
+            errors_empty_stop_iteration(loop->state);
+        }
         if (rc < 0) {
             break;
         }
+        if (PL_UNLIKELY(loop->forks != loop_forks)) {
+            /* It forked, and the child came back here: what else is ready is
+             * the parent's to do. */
+            rc = loop_check_usable(loop);
+            break;
+        }
     }
-    loop_leave_task(loop);
     return rc;
 }
 
@@ -327,14 +345,15 @@ loop_run(LoopObject *loop, enum loop_mode mode)
     if (in_main < 0 || (in_main && loop_signals_enter(loop) < 0)) {
         return LOOP_EXIT_ERROR;
     }
-    LoopObject *outer = running_loop;
+    LoopObject *outer = loop_running_tls;
     Py_INCREF(loop);
-    running_loop = loop;
+    loop_running_tls = loop;
     loop->thread_id = PyThread_get_thread_ident();
     loop->mode = mode;
 
     enum loop_exit reason = run_turns(loop, mode);
 
+    loop_leave_task(loop);
     if (loop->signals.handlers == NULL
         || PyDict_GET_SIZE(loop->signals.handlers) == 0)
     {
@@ -342,7 +361,7 @@ loop_run(LoopObject *loop, enum loop_mode mode)
     }
     loop->stopping = false;
     loop->thread_id = 0;
-    running_loop = outer;
+    loop_running_tls = outer;
     Py_DECREF(loop);
     return reason;
 }
@@ -385,7 +404,7 @@ loop_init(LoopObject *loop, const char *backend)
         loop->reactor = NULL;
         return errors_from_errno(rc, "making the %s poller", ops->name);
     }
-    loop->pid = (int)getpid();
+    loop->forks = loop_forks;
     loop->initialised = true;
     return 0;
 }
@@ -466,6 +485,12 @@ loop_check_usable(LoopObject *loop)
     }
     if (PL_UNLIKELY(loop->closed || loop->reactor == NULL)) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    if (PL_UNLIKELY(loop->forks != loop_forks)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the event loop belongs to the parent of this forked "
+                        "process; make a new one here");
         return -1;
     }
     return 0;

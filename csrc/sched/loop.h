@@ -15,6 +15,7 @@
 #include "core/reactor.h"
 #include "core/ring.h"
 #include "asyncio_compat.h"
+#include "compat.h"
 #include "runnable.h"
 #include "state.h"
 
@@ -84,7 +85,7 @@ typedef struct LoopObject {
 
     enum loop_mode mode;
     unsigned long thread_id; /* 0: not running */
-    int pid;                 /* of the process that made it */
+    unsigned forks;          /* loop_forks when it was made */
     bool initialised;
     bool closed;
     bool stopping;
@@ -96,12 +97,16 @@ typedef struct LoopObject {
                            poller of our own, or NULL */
 } LoopObject;
 
+extern PL_THREAD_LOCAL LoopObject *loop_running_tls;
+
 /* The loop that this thread is running, or NULL.  Borrowed: loop_run holds
- * it. */
-LoopObject *loop_running(const struct module_state *state);
-/* The same, but NULL comes with a RuntimeError that names `who`. */
-LoopObject *loop_running_or_raise(const struct module_state *state,
-                                  const char *who);
+ * it.  It may belong to another interpreter that this thread was in before:
+ * the caller compares its state. */
+static inline LoopObject *
+loop_running_here(void)
+{
+    return loop_running_tls;
+}
 
 /* Makes the reactor.  `backend` NULL: the default.  0, or -1 with ValueError
  * (no such backend) or OSError. */
@@ -120,6 +125,13 @@ void loop_stop(LoopObject *loop);
 int loop_signals_enter(LoopObject *loop);
 /* Gives the signal wake-up back to whoever had it before we ran. */
 void loop_signals_leave(LoopObject *loop);
+
+/* How often the process that loaded us has become another one by fork().  A
+ * loop that was made under another number is the parent's. */
+extern unsigned loop_forks;
+/* Counts forks from now on.  Once per process is enough; 0, or -1 with
+ * OSError. */
+int loop_watch_forks(void);
 
 /* 0, or -1 with RuntimeError: closed; not initialised; another process. */
 int loop_check_usable(LoopObject *loop);

@@ -47,7 +47,9 @@ op_new(struct module_state *state, const struct op_kind *kind)
     op->u.io.length = 0;
     op->u.io.done = 0;
     op->u.io.view = NULL;
-    PyObject_GC_Track((PyObject *)op);
+    if (!kind->untracked) {
+        PyObject_GC_Track((PyObject *)op);
+    }
     return op;
 }
 
@@ -105,10 +107,44 @@ Op_tp_finalize(OpObject *op)
     }
 }
 
+/* The module's state from the loop that is at hand, else by way of the
+ * type. */
+static struct module_state *
+state_of_type(PyTypeObject *type, LoopObject *loop)
+{
+    if (loop == NULL) {
+        loop = loop_running_here();
+    }
+    return PL_LIKELY(loop != NULL && loop->state->OpType == type)
+               ? loop->state
+               : (struct module_state *)PyType_GetModuleState(type);
+}
+
+static inline bool
+recycle(OpObject *op, PyTypeObject *type, LoopObject *loop)
+{
+    struct module_state *state = state_of_type(type, loop);
+    if (!PL_FREELISTS || state == NULL
+        || state->n_op_free >= PL_MAX_FREE_OPS)
+    {
+        return false;
+    }
+    op->object = (PyObject *)(void *)state->op_free;
+    state->op_free = op;
+    state->n_op_free++;
+    return true;
+}
+
 static void
 Op_tp_dealloc(OpObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
+    if (op->kind->untracked && op->status == OP_DONE && op->weakrefs == NULL
+        && recycle(op, type, NULL))
+    {
+        Py_DECREF(type);
+        return;
+    }
     bool reuse = !was_never_awaited(op);
     if (!reuse && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
         return;
@@ -123,16 +159,7 @@ Op_tp_dealloc(OpObject *op)
     Py_CLEAR(op->waiter);
     LoopObject *loop = op->loop;
     op->loop = NULL;
-    struct module_state *state
-        = (struct module_state *)PyType_GetModuleState(type);
-    if (PL_FREELISTS && reuse && state != NULL
-        && state->n_op_free < PL_MAX_FREE_OPS)
-    {
-        op->object = (PyObject *)(void *)state->op_free;
-        state->op_free = op;
-        state->n_op_free++;
-    }
-    else {
+    if (!reuse || !recycle(op, type, loop)) {
         PyObject_GC_Del(op);
     }
     Py_XDECREF(loop); /* call-out: last, it may free everything */
@@ -178,11 +205,18 @@ static int
 op_begin(OpObject *op)
 {
     if (op->loop == NULL) {
-        struct module_state *state
-            = (struct module_state *)PyType_GetModuleState(Py_TYPE(op));
-        LoopObject *loop = loop_running_or_raise(state, op->kind->name);
-        if (loop == NULL || loop_check_usable(loop) < 0) {
+        LoopObject *loop = loop_running_here();
+        if (PL_UNLIKELY(loop == NULL
+                        || loop->state->OpType != Py_TYPE(op)))
+        {
+            PyErr_Format(PyExc_RuntimeError,
+                         "%s must be awaited in a task of a running pyloop "
+                         "EventLoop; none is running in this thread",
+                         op->kind->name);
             return -1;
+        }
+        if (op->kind->untracked) {
+            return 1;
         }
         op->loop = (LoopObject *)Py_NewRef(loop);
         if (!op->kind->unmetered && --loop->tasks.budget < 0) {
@@ -252,17 +286,51 @@ Op_am_send(PyObject *self, PyObject *Py_UNUSED(value), PyObject **result)
     return op_send((OpObject *)self, result);
 }
 
+/* An untracked op only yields once; it is what the cost of a switch depends
+ * on. */
+static PyObject *
+pause_iternext(OpObject *op)
+{
+    if (op->status == OP_FIRED) {
+        op->status = OP_DONE;
+        return NULL;
+    }
+    if (op->status != OP_NEW) {
+        refuse_reuse(op);
+        return NULL;
+    }
+    int rc = op_begin(op);
+    op->status = rc < 0 ? OP_DONE : OP_FIRED;
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static void
+return_value(OpObject *op, PyObject *value)
+{
+    LoopObject *loop = op->loop;
+    if (PL_LIKELY(loop != NULL && loop->thread_id != 0)) {
+        errors_return_from_await(loop->state, value);
+    }
+    else {
+        errors_stop_iteration(value);
+    }
+}
+
 static PyObject *
 Op_tp_iternext(PyObject *self)
 {
     PyObject *result;
-    switch (op_send((OpObject *)self, &result)) {
+    OpObject *op = (OpObject *)self;
+    if (op->kind->untracked) {
+        return pause_iternext(op);
+    }
+    switch (op_send(op, &result)) {
     case PYGEN_NEXT:
         return result;
     case PYGEN_RETURN:
         /* No exception at all stands for StopIteration(None). */
         if (result != Py_None) {
-            errors_stop_iteration(result);
+            return_value(op, result);
         }
         Py_DECREF(result);
         return NULL;

@@ -57,6 +57,8 @@ struct op_kind {
     void (*clear)(OpObject *op);
     /* Free of charge for the step budget (sleep: it waits anyway). */
     bool unmetered;
+    /* Holds no reference, so that the collector need not know it. */
+    bool untracked;
 };
 
 struct OpObject {

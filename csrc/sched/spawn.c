@@ -7,9 +7,6 @@
 static enum op_attempt
 spawn_attempt(OpObject *op, PyObject **result)
 {
-    if (task_check_coroutine(op->loop->state, op->object, "spawn()") < 0) {
-        return OP_ATTEMPT_ERROR;
-    }
     *result
         = (PyObject *)task_new(op->loop, op->object, op->value, NULL, false);
     return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;

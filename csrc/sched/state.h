@@ -11,6 +11,7 @@
 #include "core/base.h"
 
 struct OpObject;
+struct TaskObject;
 
 /* The C types. */
 #define PL_STATE_TYPES(X) \
@@ -56,7 +57,8 @@ struct OpObject;
     X(SocketType)      /* socket.socket */ \
     X(RawSocketType)   /* _socket.socket */ \
     X(connect_by_name) /* pyloop._resolve.connect_by_name */ \
-    X(sendto_by_name)  /* pyloop._resolve.sendto_by_name */
+    X(sendto_by_name)     /* pyloop._resolve.sendto_by_name */ \
+    X(stop_iteration)     /* raised again and again, see errors.h */
 
 /* Interned strings: field name str_X, text X. */
 #define PL_STATE_STRINGS(X) \
@@ -109,6 +111,12 @@ struct module_state {
     /* Recycled awaitables, linked through OpObject.object; bounded. */
     struct OpObject *op_free;
     int n_op_free;
+    /* Recycled tasks, linked through TaskObject.coro; bounded. */
+    struct TaskObject *task_free;
+    int n_task_free;
+
+    /* stop_iteration holds a result whose receiver has it by now. */
+    bool stop_iteration_is_full;
 
     uint64_t next_task_number;
     /* Offset of the descriptor in a _socket.socket, or -1 where it could not

@@ -8,6 +8,9 @@
 
 #include "compat.h"
 #include "errors.h"
+
+/* Tasks that are kept for reuse, at about 300 bytes each. */
+#define PL_MAX_FREE_TASKS 128
 #include "handle.h"
 
 /* --- making --- */
@@ -93,9 +96,17 @@ task_new(LoopObject *loop, PyObject *coro, PyObject *name, PyObject *context,
          bool is_root)
 {
     struct module_state *state = loop->state;
-    TaskObject *task = PyObject_GC_New(TaskObject, state->TaskType);
-    if (task == NULL) {
-        return NULL;
+    TaskObject *task = state->task_free;
+    if (task != NULL) {
+        state->task_free = (TaskObject *)(void *)task->coro;
+        state->n_task_free--;
+        (void)PyObject_Init((PyObject *)task, state->TaskType);
+    }
+    else {
+        task = PyObject_GC_New(TaskObject, state->TaskType);
+        if (task == NULL) {
+            return NULL;
+        }
     }
     memset((char *)task + offsetof(TaskObject, weakrefs), 0,
            sizeof(*task) - offsetof(TaskObject, weakrefs));
@@ -124,6 +135,36 @@ task_new(LoopObject *loop, PyObject *coro, PyObject *name, PyObject *context,
         loop->tasks.n_roots++;
     }
     return task;
+}
+
+void
+task_free(TaskObject *task, bool may_reuse)
+{
+    LoopObject *loop = task->loop;
+    struct module_state *state = loop->state;
+    task->loop = NULL;
+    if (PL_FREELISTS && may_reuse && state->n_task_free < PL_MAX_FREE_TASKS
+        && state->TaskType == Py_TYPE(task))
+    {
+        task->coro = (PyObject *)(void *)state->task_free;
+        state->task_free = task;
+        state->n_task_free++;
+    }
+    else {
+        PyObject_GC_Del(task);
+    }
+    Py_DECREF(loop); /* call-out: last, it may free everything */
+}
+
+void
+task_free_all(struct module_state *state)
+{
+    while (state->task_free != NULL) {
+        TaskObject *task = state->task_free;
+        state->task_free = (TaskObject *)(void *)task->coro;
+        PyObject_GC_Del(task);
+    }
+    state->n_task_free = 0;
 }
 
 int

@@ -63,6 +63,11 @@ typedef struct TaskObject {
 TaskObject *task_new(LoopObject *loop, PyObject *coro, PyObject *name,
                      PyObject *context, bool is_root);
 
+/* Frees the object of a task whose references are dropped; it may be kept for
+ * reuse unless the collector has marked it. */
+void task_free(TaskObject *task, bool may_reuse);
+void task_free_all(struct module_state *state);
+
 /* 0 if `coro` can become a task; else -1 with TypeError (not a coroutine or
  * generator) or RuntimeError (started, running or finished); `who` names the
  * call. */

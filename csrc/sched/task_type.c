@@ -459,15 +459,13 @@ Task_tp_dealloc(TaskObject *task)
     {
         return;
     }
+    bool is_finalized = PyObject_GC_IsFinalized((PyObject *)task);
     PyObject_GC_UnTrack(task);
     if (task->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)task);
     }
     (void)Task_tp_clear(task);
-    LoopObject *loop = task->loop;
-    task->loop = NULL;
-    PyObject_GC_Del(task);
-    Py_XDECREF(loop);
+    task_free(task, !is_finalized);
     Py_DECREF(type);
 }
 

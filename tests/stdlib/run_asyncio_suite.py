@@ -2,7 +2,8 @@
 
     python tests/stdlib/run_asyncio_suite.py [--loop pyloop|asyncio] [MODULE | TEST ID ...]
 
-Each module of test.test_asyncio runs in a process of its own.  A process that hangs or crashes
+Modules and tests are named as test_asyncio.test_tasks or test_asyncio.test_tasks.TimeoutTests.
+Each module runs in a process of its own.  A process that hangs or crashes
 costs the test that it was in; the rest of the module runs in a new process.  The tests' own loops
 (test.test_asyncio.utils.TestLoop, mocks) stay what they are.
 """
@@ -19,44 +20,51 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-PACKAGE = "test.test_asyncio"
+PACKAGE = "test"
 
 # Every module that runs something on an event loop of its own choice.  Left out: proactor and
 # Windows modules, and test_selector_events, which is about the private parts of asyncio's loop.
 MODULES = (
     # The long ones first.
-    "test_tasks",
-    "test_ssl",
-    "test_events",
-    "test_subprocess",
-    "test_sendfile",
-    "test_streams",
-    "test_base_events",
-    "test_unix_events",
-    "test_sslproto",
-    "test_sock_lowlevel",
-    "test_buffered_proto",
-    "test_context",
-    "test_eager_task_factory",
-    "test_futures",
-    "test_futures2",
-    "test_locks",
-    "test_pep492",
-    "test_protocols",
-    "test_queues",
-    "test_runners",
-    "test_server",
-    "test_staggered",
-    "test_taskgroups",
-    "test_threads",
-    "test_timeouts",
-    "test_transports",
-    "test_waitfor",
+    "test_asyncio.test_tasks",
+    "test_asyncio.test_ssl",
+    "test_asyncio.test_events",
+    "test_asyncio.test_subprocess",
+    "test_asyncio.test_sendfile",
+    "test_asyncio.test_streams",
+    "test_asyncio.test_base_events",
+    "test_asyncio.test_unix_events",
+    "test_asyncio.test_sslproto",
+    "test_asyncio.test_sock_lowlevel",
+    "test_asyncio.test_buffered_proto",
+    "test_asyncio.test_context",
+    "test_asyncio.test_eager_task_factory",
+    "test_asyncio.test_futures",
+    "test_asyncio.test_futures2",
+    "test_asyncio.test_locks",
+    "test_asyncio.test_pep492",
+    "test_asyncio.test_protocols",
+    "test_asyncio.test_queues",
+    "test_asyncio.test_runners",
+    "test_asyncio.test_server",
+    "test_asyncio.test_staggered",
+    "test_asyncio.test_taskgroups",
+    "test_asyncio.test_threads",
+    "test_asyncio.test_timeouts",
+    "test_asyncio.test_transports",
+    "test_asyncio.test_waitfor",
+    # Not about asyncio, but run on it.
+    "test_asyncgen",
+    "test_contextlib_async",
+    "test_coroutines",
+    "test_sys_settrace",
+    "test_unittest.test_async_case",
+    "test_unittest.testmock.testasync",
 )
 
 TEST_SECONDS = 60  # for one test; the longest needs 10 on an idle machine
@@ -83,20 +91,26 @@ class Outcome:
 # ------------------------------------------------------------------- the process of one module
 
 
-def replace_loops() -> None:
-    """Make everything in asyncio that makes a loop make one of ours."""
+def replace_loops() -> Callable[[], int]:
+    """Make everything in asyncio that makes a loop make one of ours.
+
+    The function returned tells how many were made.
+    """
     import asyncio
     import selectors
     from asyncio import unix_events
 
     import pyloop
 
+    made = 0
     backends = {selectors.EpollSelector: "epoll", selectors.PollSelector: "poll"}
 
     class SelectorEventLoop(pyloop.EventLoop):
         """Takes what asyncio.SelectorEventLoop takes: a selector stands for our poller."""
 
         def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
+            nonlocal made
+            made += 1
             if selector is not None:
                 selector.close()
             super().__init__(backend=backends.get(type(selector)))
@@ -108,6 +122,7 @@ def replace_loops() -> None:
     policy: Any = getattr(unix_events, "_UnixDefaultEventLoopPolicy", None)
     policy = policy or unix_events._DefaultEventLoopPolicy
     policy._loop_factory = SelectorEventLoop
+    return lambda: made
 
 
 class Recorder(unittest.TestResult):
@@ -168,8 +183,7 @@ def tests_of(suite: Any) -> Iterator[Any]:
 def run_here(loop: str, names: Sequence[str], left_out: Collection[str], report: str) -> None:
     """What the child process does: run the tests of these modules, classes or methods."""
     faulthandler.enable()
-    if loop == "pyloop":
-        replace_loops()
+    count = replace_loops() if loop == "pyloop" else int
     found = unittest.defaultTestLoader.loadTestsFromNames([f"{PACKAGE}.{name}" for name in names])
     suite = unittest.TestSuite(
         test for test in tests_of(found) if short(test.id()) not in left_out
@@ -177,7 +191,7 @@ def run_here(loop: str, names: Sequence[str], left_out: Collection[str], report:
     with open(report, "w", encoding="utf-8") as file:
         result = Recorder(file)
         suite.run(result)
-        result._write("finished", "")
+        result._write("finished", "", str(count()))
 
 
 # -------------------------------------------------------------------------- the parent process
@@ -195,15 +209,15 @@ def is_available(module: str = "") -> bool:
         return False
 
 
-def collect(report: Path, outcomes: dict[str, Outcome]) -> tuple[bool, str | None]:
-    """Read a report; whether the process came to its end, and the test that it died in."""
-    finished = False
+def collect(report: Path, outcomes: dict[str, Outcome]) -> tuple[int | None, str | None]:
+    """Read a report; how many loops the process made and which test it died in, None for no."""
+    loops: int | None = None
     running: str | None = None
     for line in report.read_text(encoding="utf-8").splitlines():
         event, name, text = json.loads(line)
         name = short(name)
         if event == "finished":
-            finished = True
+            loops = int(text)
         elif event == "started":
             running = name
         elif event == "ended":
@@ -215,11 +229,14 @@ def collect(report: Path, outcomes: dict[str, Outcome]) -> tuple[bool, str | Non
             outcomes[name].text += "\n" + text
         elif event == FAILED:
             outcomes[name] = Outcome(event, text)
-    return finished, running
+    return loops, running
 
 
-def run_tests(names: Sequence[str], loop: str = "pyloop") -> dict[str, Outcome]:
-    """Run modules or tests, named without the package, in one process after the other."""
+def run_tests(names: Sequence[str], loop: str = "pyloop") -> tuple[dict[str, Outcome], int]:
+    """Run modules or tests, named without the package, in one process after the other.
+
+    How each test ended, and how many of our loops the last process made.
+    """
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report")
@@ -245,16 +262,16 @@ def run_tests(names: Sequence[str], loop: str = "pyloop") -> dict[str, Outcome]:
                 output = (exc.stdout or b"").decode(errors="replace")  # type: ignore[attr-defined]
                 status = f"more than {MODULE_SECONDS} s"
             known = len(outcomes)
-            finished, running = collect(report, outcomes)
-            if finished:
-                return outcomes
+            loops, running = collect(report, outcomes)
+            if loops is not None:
+                return outcomes, loops
             death = Outcome(HUNG, f"{status}\n{output[-8000:]}")
             if running is not None:
                 outcomes[running] = death
             if len(outcomes) == known:
                 # Died outside of a test: starting again would end in the same way.
                 outcomes[f"{' '.join(names)} (outside of its tests)"] = death
-                return outcomes
+                return outcomes, 0
 
 
 def main() -> int:
@@ -263,7 +280,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="modules that run at a time")
     parser.add_argument("--here", metavar="REPORT", help=argparse.SUPPRESS)
     parser.add_argument("--without", action="append", default=[], help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", metavar="MODULE", help="such as test_tasks")
+    parser.add_argument("names", nargs="*", metavar="MODULE", help="such as test_asyncio.test_tasks")
     options = parser.parse_args()
     if options.here:
         run_here(options.loop, options.names, set(options.without), options.here)
@@ -271,13 +288,14 @@ def main() -> int:
     names = options.names or [name for name in MODULES if is_available(name)]
     bad = 0
     with ThreadPoolExecutor(options.jobs) as pool:
-        for name, outcomes in zip(
+        for name, (outcomes, loops) in zip(
             names, pool.map(lambda n: run_tests([n], options.loop), names), strict=True
         ):
             counts: dict[str, int] = {}
             for outcome in outcomes.values():
                 counts[outcome.kind] = counts.get(outcome.kind, 0) + 1
-            print(name, *(f"{n} {kind}" for kind, n in sorted(counts.items())), flush=True)
+            numbers = [f"{n} {kind}" for kind, n in sorted(counts.items())]
+            print(name, *numbers, f"({loops} of our loops)", flush=True)
             for test, outcome in outcomes.items():
                 if outcome.is_bad:
                     bad += 1

@@ -1,0 +1,987 @@
+"""What must hold for every type of the extension, in every state that its objects can be in.
+
+SAMPLES makes objects of each type; a type that is not in it fails the first test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import gc
+import inspect
+import pickle
+import random
+import socket
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+from support import socketpair
+
+import pyloop
+from pyloop import _core
+
+IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+
+pytestmark = [
+    # Objects are dropped in states that call for a warning.
+    pytest.mark.filterwarnings("ignore:pyloop operation:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+]
+
+
+# --- objects in all their states ---------------------------------------------------------------
+
+
+class ForeignFuture:
+    """The least that a task can await of another framework; keeps the callback it is given."""
+
+    _asyncio_future_blocking = False
+    callback: Any = None
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def add_done_callback(self, callback: Any, *, context: Any = None) -> None:
+        self.callback = callback
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def cancel(self, msg: Any = None) -> bool:
+        return False
+
+    def result(self) -> None:
+        return None
+
+
+class World:
+    """What samples are made of, and its end."""
+
+    def __init__(self) -> None:
+        self.loop = pyloop.EventLoop()
+        self.loop.set_exception_handler(lambda loop, context: None)
+        self.left, self.right = socketpair()
+        self.loops: list[_core.LoopCore] = []
+
+    def close(self) -> None:
+        for loop in (self.loop, *self.loops):
+            # They may have been set by a test.
+            loop._thread_id = None
+            loop._closed = False
+            loop._debug = False
+        self.loop.close()
+        for core in self.loops:
+            core._release_core()
+        self.left.close()
+        self.right.close()
+
+    def turn(self) -> None:
+        """Run what is ready."""
+        for _ in range(3):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+
+    def task(self, coro: Any) -> _core.Task[Any]:
+        task: _core.Task[Any] = self.loop._create_native_task(coro)
+        self.turn()
+        return task
+
+    def core(self) -> _core.LoopCore:
+        core = _core.LoopCore()
+        core._init_core(None)
+        self.loops.append(core)
+        return core
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    with contextlib.closing(world):
+        yield world
+
+
+def nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def generator(value: Any = None) -> Generator[Any, Any, Any]:
+    yield None
+    return value
+
+
+async def wait_for(awaitable: Any) -> Any:
+    return await awaitable
+
+
+async def fail() -> None:
+    raise OSError("on purpose")
+
+
+def cancelled(world: World) -> Any:
+    task = world.task(wait_for(pyloop.Channel().recv()))
+    task.cancel()
+    world.turn()
+    return task
+
+
+def failed(world: World) -> Any:
+    task = world.task(fail())
+    task.exception()
+    return task
+
+
+def stubborn(world: World) -> Any:
+    async def until_closed() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await pyloop.sleep(1000)
+        await pyloop.sleep(1000)
+
+    task = world.task(until_closed())
+    task.cancel()
+    world.turn()
+    return task
+
+
+def driven(operation: Any) -> Any:
+    """An operation that has yielded to whoever drives it, outside any task."""
+
+    def make(world: World) -> Any:
+        op = operation(world)
+
+        def start() -> None:
+            op.send(None)
+
+        world.loop.call_soon(start)
+        world.turn()
+        return op
+
+    return make
+
+
+def armed(operation: Any) -> Any:
+    """An operation that a task waits in."""
+
+    def make(world: World) -> Any:
+        op = operation(world)
+        world.task(wait_for(op))
+        return op
+
+    return make
+
+
+def finished(operation: Any) -> Any:
+    def make(world: World) -> Any:
+        op = operation(world)
+        op.close()
+        return op
+
+    return make
+
+
+def wakeup(world: World) -> Any:
+    future = ForeignFuture()
+    world.task(wait_for(future))
+    return future.callback
+
+
+def foreign(world: World) -> Any:
+    return world.task(wait_for(ForeignFuture()))
+
+
+def joined(world: World) -> Any:
+    task = world.task(wait_for(pyloop.sleep(1000)))
+    world.task(wait_for(task))
+    return task
+
+
+def join(world: World) -> Any:
+    return world.task(wait_for(pyloop.sleep(1000))).__await__()
+
+
+def buffered(world: World) -> Any:
+    channel: pyloop.Channel[int] = pyloop.Channel(4)
+    channel.send_nowait(1)
+    channel.send_nowait(2)
+    return channel
+
+
+def with_sender(world: World) -> Any:
+    channel: pyloop.Channel[int] = pyloop.Channel()
+    world.task(wait_for(channel.send(1)))
+    return channel
+
+
+def with_receiver(world: World) -> Any:
+    channel: pyloop.Channel[int] = pyloop.Channel()
+    world.task(wait_for(channel.recv()))
+    return channel
+
+
+def closed_channel(world: World) -> Any:
+    channel = buffered(world)
+    channel.close()
+    return channel
+
+
+def with_text(world: World) -> Any:
+    lines = pyloop.lines(world.left)
+    world.right.send(b"one\ntwo\nthree")
+    world.task(wait_for(lines.__anext__()))
+    return lines
+
+
+def with_reader(world: World) -> Any:
+    lines = pyloop.lines(world.left)
+    world.task(wait_for(lines.__anext__()))
+    return lines
+
+
+def closed_lines(world: World) -> Any:
+    lines = with_text(world)
+    world.task(wait_for(lines.aclose()))
+    return lines
+
+
+def handle_that_ran(world: World) -> Any:
+    handle = world.loop.call_soon(nothing, 1, 2)
+    world.turn()
+    return handle
+
+
+def cancelled_handle(world: World) -> Any:
+    handle = world.loop.call_soon(nothing, 1, 2)
+    handle.cancel()
+    return handle
+
+
+def timer_that_ran(world: World) -> Any:
+    handle = world.loop.call_later(-1, nothing)
+    world.turn()
+    return handle
+
+
+def cancelled_timer(world: World) -> Any:
+    handle = world.loop.call_later(1000, nothing)
+    handle.cancel()
+    return handle
+
+
+def reader(world: World) -> Any:
+    return world.loop._add_reader(world.left, nothing)
+
+
+def bare_loop(world: World) -> Any:
+    core = _core.LoopCore()
+    world.loops.append(core)
+    return core
+
+
+def closed_core(world: World) -> Any:
+    core = world.core()
+    core._release_core()
+    return core
+
+
+def loop_at_work(world: World) -> Any:
+    """A loop with something of everything."""
+    reader(world)
+    world.loop.call_later(1000, nothing)
+    with_sender(world)
+    foreign(world)
+    return world.loop
+
+
+def closed_loop(world: World) -> Any:
+    world.loop.close()
+    return world.loop
+
+
+def new_loop(world: World) -> Any:
+    """A loop whose __init__ was not called."""
+    loop = pyloop.EventLoop.__new__(pyloop.EventLoop)
+    loop._closed = True  # so that asyncio's __del__ leaves it alone
+    loop._closed = False
+    world.loops.append(loop)
+    return loop
+
+
+def recv(world: World) -> Any:
+    return pyloop.recv(world.left)
+
+
+def receive(world: World) -> Any:
+    return pyloop.Channel().recv()
+
+
+SAMPLES: dict[str, dict[str, Callable[[World], Any]]] = {
+    "Channel": {
+        "new": lambda world: pyloop.Channel(),
+        "buffered": buffered,
+        "sender": with_sender,
+        "receiver": with_receiver,
+        "closed": closed_channel,
+    },
+    "Operation": {
+        "pause": lambda world: pyloop.pause(),
+        "sleep": lambda world: pyloop.sleep(1000),
+        "spawn": lambda world: pyloop.spawn(generator()),
+        "recv": recv,
+        "recv_into": lambda world: pyloop.recv_into(world.left, bytearray(10)),
+        "recvfrom": lambda world: pyloop.recvfrom(world.left, 10),
+        "send": lambda world: pyloop.send(world.left, b"x"),
+        "sendall": lambda world: pyloop.sendall(world.left, bytearray(b"x")),
+        "accept": lambda world: pyloop.accept(world.left),
+        "connect": lambda world: pyloop.connect(world.left, "/nowhere"),
+        "wait_readable": lambda world: pyloop.wait_readable(world.left),
+        "wait_writable": lambda world: pyloop.wait_writable(world.left.fileno()),
+        "channel_send": lambda world: pyloop.Channel().send(1),
+        "channel_recv": receive,
+        "lines": lambda world: pyloop.lines(world.left).__anext__(),
+        "aclose": lambda world: pyloop.lines(world.left).aclose(),
+        "join": join,
+        "driven_recv": driven(recv),
+        "driven_receive": driven(receive),
+        "armed_sleep": armed(lambda world: pyloop.sleep(1000)),
+        "armed_recv": armed(recv),
+        "armed_receive": armed(receive),
+        "armed_join": armed(join),
+        "finished": finished(recv),
+    },
+    "Task": {
+        "new": lambda world: world.loop._create_native_task(generator()),
+        "root": lambda world: world.loop._create_native_task(generator(), root=True),
+        "waiting": lambda world: world.task(wait_for(recv(world))),
+        "waiting_for_foreign": foreign,
+        "joined": joined,
+        "finished": lambda world: world.task(generator(1)),
+        "failed": failed,
+        "cancelled": cancelled,
+        "stubborn": stubborn,
+    },
+    "Wakeup": {"waiting": wakeup},
+    "Lines": {
+        "new": lambda world: pyloop.lines(world.left, encoding="latin-1"),
+        "text": with_text,
+        "reader": with_reader,
+        "closed": closed_lines,
+    },
+    "Handle": {
+        "new": lambda world: world.loop.call_soon(nothing, 1, 2),
+        "ran": handle_that_ran,
+        "cancelled": cancelled_handle,
+        "reader": reader,
+    },
+    "TimerHandle": {
+        "new": lambda world: world.loop.call_later(1000, nothing, 1),
+        "ran": timer_that_ran,
+        "cancelled": cancelled_timer,
+    },
+    "LoopCore": {
+        "bare": bare_loop,
+        "initialised": lambda world: world.core(),
+        "closed": closed_core,
+    },
+    "EventLoop": {
+        "bare": new_loop,
+        "new": lambda world: world.loop,
+        "at_work": loop_at_work,
+        "closed": closed_loop,
+    },
+    "Event": {"member": lambda world: pyloop.Event.Recv},
+    "TaskType": {"member": lambda world: pyloop.TaskType.TO_READ},
+    "Deadlock": {"new": lambda world: pyloop.Deadlock("text")},
+    "ChannelClosed": {"new": lambda world: pyloop.ChannelClosed("text")},
+    "LineTooLong": {"new": lambda world: pyloop.LineTooLong("text")},
+}
+
+
+def all_types() -> dict[str, type]:
+    """Also those that no module shows: every type is a subclass of object."""
+    found: dict[str, type] = {}
+    to_do: list[type] = [object]
+    while to_do:
+        for kind in type.__subclasses__(to_do.pop()):
+            if kind.__module__ in ("pyloop", "pyloop._core"):
+                found[kind.__name__] = kind
+            to_do.append(kind)
+    found["EventLoop"] = pyloop.EventLoop
+    return found
+
+
+TYPES = all_types()
+C_TYPES = {name: kind for name, kind in TYPES.items() if kind.__flags__ & IMMUTABLE}
+
+each_type = pytest.mark.parametrize("name", sorted(SAMPLES))
+each_sample = pytest.mark.parametrize(
+    ("name", "state"), [(name, state) for name in SAMPLES for state in SAMPLES[name]]
+)
+
+
+def test_every_type_is_here() -> None:
+    assert set(SAMPLES) == set(TYPES)
+    assert set(C_TYPES) == set(TYPES) - {
+        *("EventLoop", "Event", "TaskType"),  # made of Python classes
+        *("Deadlock", "ChannelClosed", "LineTooLong"),  # as Python makes exceptions
+    }
+
+
+@each_sample
+def test_a_sample_is_of_its_type(name: str, state: str, world: World) -> None:
+    assert type(SAMPLES[name][state](world)) is TYPES[name]
+
+
+# --- calls -------------------------------------------------------------------------------------
+
+
+class Awkward:
+    """Answers every question with an error."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError("__eq__")
+
+    def __hash__(self) -> int:
+        raise ZeroDivisionError("__hash__")
+
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError("__bool__")
+
+    def __index__(self) -> int:
+        raise ZeroDivisionError("__index__")
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("__repr__")
+
+
+class BadName(str):
+    __slots__ = ()
+
+
+def argument_lists(world: World, subject: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    singles: list[Any] = [
+        *(None, True, 0, 1, -1, 2**31, -(2**63), 2**64, 10**400, 1.5, float("nan"), float("inf")),
+        *("", "text", "\ud800", "nul\0", b"bytes", bytearray(b"x"), [], (), {}, object(), Awkward()),
+        *(nothing, world.left, world.left.fileno(), world.loop, subject, type(subject), int),
+        *(asyncio.CancelledError, ValueError("x"), KeyError, generator(), BadName("context")),
+    ]
+    lists: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {})]
+    lists += [((value,), {}) for value in singles]
+    lists += [
+        ((nothing, 1), {}),
+        ((1, nothing), {}),
+        ((1.5, nothing, 1, 2, 3), {}),
+        ((world.left, nothing), {}),
+        ((world.left, nothing, "x"), {"context": None}),
+        ((ValueError, "text"), {}),
+        ((ValueError, ValueError("x"), None), {}),
+        ((ValueError, "text", "traceback"), {}),
+        ((subject, subject), {}),
+        ((None, None, None), {}),
+        ((None,) * 20, {}),
+        ((), {"context": None}),
+        ((), {"msg": "text"}),
+        ((), {"value": 1}),
+        ((), {"limit": 3}),
+        ((), {"nonsense": 1, "": 2, "\ud800": 3}),
+        ((nothing,), {"context": 3}),
+        ((nothing,), {"context": Awkward()}),
+        ((generator(),), {"name": "x", "context": None, "root": True}),
+        ((generator(),), {"name": Awkward()}),
+        ((generator(),), {"context": 3}),
+    ]
+    return lists
+
+
+# These are Python's own, or would only put another object in the sample's place.
+NOT_CALLED = {"__class__", "__init_subclass__", "__subclasshook__", "__new__", "__doc__"}
+
+
+def names_of(kind: type) -> list[str]:
+    """Attributes that pyloop defines and those that every object has; not those of asyncio."""
+    classes = [base for base in kind.__mro__ if base.__module__.startswith("pyloop")]
+    names = {name for base in (*classes, object) for name in vars(base)}
+    return sorted(names - NOT_CALLED)
+
+
+def drop(result: Any) -> None:
+    """Nobody will await it."""
+    if inspect.iscoroutine(result) or isinstance(result, _core.Operation):
+        with contextlib.suppress(RuntimeError):
+            result.close()
+
+
+def attempt(call: Callable[[], Any]) -> None:
+    """Any exception will do but the one by which CPython says that a C function is wrong."""
+    try:
+        drop(call())
+    except SystemError:
+        raise
+    except (Exception, asyncio.CancelledError):
+        pass
+
+
+def prepare(subject: Any) -> None:
+    """run_forever() is to return after one turn."""
+    if isinstance(subject, _core.LoopCore):
+        subject.stop()
+
+
+def poke(subject: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    prepare(subject)
+    method = getattr(subject, name, None)
+    if callable(method):
+        attempt(lambda: method(*args, **kwargs))
+
+
+def look_at(subject: Any) -> None:
+    """Everything that needs no arguments."""
+    for name in dir(subject):
+        with contextlib.suppress(Exception):
+            getattr(subject, name)
+    attempt(lambda: repr(subject))
+    gc.collect(0)
+
+
+@each_sample
+def test_each_method_takes_any_arguments(name: str, state: str) -> None:
+    """Each call on a new object."""
+    for method in names_of(TYPES[name]):
+        world = World()
+        with contextlib.closing(world):
+            number = len(argument_lists(world, None))
+            subject = SAMPLES[name][state](world)
+            if not callable(getattr(subject, method, None)):
+                continue
+        for index in range(number):
+            world = World()
+            with contextlib.closing(world):
+                subject = SAMPLES[name][state](world)
+                args, kwargs = argument_lists(world, subject)[index]
+                poke(subject, method, args, kwargs)
+                look_at(subject)
+                del subject
+
+
+@each_sample
+def test_calls_in_any_order(name: str, state: str) -> None:
+    """Many calls on the same object."""
+    chance = random.Random(f"{name} {state}")
+    methods = [method for method in names_of(TYPES[name]) if method != "__del__"]
+    for _ in range(20):
+        world = World()
+        with contextlib.closing(world):
+            subject = SAMPLES[name][state](world)
+            arguments = argument_lists(world, subject)
+            for _ in range(40):
+                poke(subject, chance.choice(methods), *chance.choice(arguments))
+            look_at(subject)
+            del subject, arguments
+
+
+@each_sample
+def test_each_attribute_can_be_assigned_anything(name: str, state: str) -> None:
+    world = World()
+    with contextlib.closing(world):
+        values = len(argument_lists(world, None))
+    for attribute in names_of(TYPES[name]):
+        if not inspect.isdatadescriptor(getattr(TYPES[name], attribute, None)):
+            continue
+        for index in range(-1, values):
+            world = World()
+            with contextlib.closing(world):
+                subject = SAMPLES[name][state](world)
+                if index < 0:
+                    attempt(lambda s=subject, a=attribute: delattr(s, a))
+                else:
+                    args, _ = argument_lists(world, subject)[index]
+                    attempt(lambda s=subject, a=attribute, v=args: setattr(s, a, *v[:1]))
+                look_at(subject)
+                del subject
+
+
+@each_type
+def test_new_alone(name: str) -> None:
+    """__new__ without __init__: refused, or an object on which every method can be called."""
+    kind = TYPES[name]
+    try:
+        subject = kind.__new__(kind)
+    except TypeError:
+        with pytest.raises(TypeError):
+            object.__new__(kind)
+        return
+    world = World()
+    with contextlib.closing(world):
+        for method in names_of(kind):
+            for args, kwargs in argument_lists(world, subject):
+                subject = kind.__new__(kind)
+                poke(subject, method, args, kwargs)
+                if isinstance(subject, _core.LoopCore):
+                    subject._thread_id = None
+                look_at(subject)
+
+
+def test_which_types_can_be_made() -> None:
+    """Of the types of the extension: the others have a function that makes them."""
+    can_be_made = set()
+    for name, kind in C_TYPES.items():
+        with contextlib.suppress(TypeError):
+            kind()
+            can_be_made.add(name)
+    assert can_be_made == {"Channel", "LoopCore"}
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def rounds_of_tasks(world: World, n: int) -> None:
+    for _ in range(0, n, 100):
+        for _ in range(100):
+            world.loop._create_native_task(generator())
+        assert world.loop._run_tasks(False) == "ended"
+
+
+def rounds_of_wakeups(world: World, n: int) -> None:
+    for _ in range(n // 100):
+        futures = [ForeignFuture() for _ in range(100)]
+        for future in futures:
+            world.loop._create_native_task(wait_for(future))
+        world.turn()
+        for future in futures:
+            future.callback(future)
+        del future, futures
+        world.turn()
+
+
+def rounds_of_handles(world: World, n: int) -> None:
+    for _ in range(n // 200):
+        for _ in range(100):
+            world.loop.call_soon(nothing, 1)
+            world.loop.call_soon(nothing, 1, 2, 3, 4).cancel()
+        world.turn()
+
+
+def rounds_of_operations(world: World, n: int) -> None:
+    """Used and unused ones; those of the second kind are not recycled."""
+    for _ in range(n // 4):
+        pyloop.recv(world.left).close()
+        pyloop.sleep(0)
+
+    async def use() -> None:
+        for _ in range(n // 2):
+            await pyloop.pause()
+
+    world.loop.run(use())
+
+
+def repeat(make: Callable[[World], Any], share: int = 1) -> Callable[[World, int], None]:
+    def rounds(world: World, n: int) -> None:
+        for _ in range(n // share):
+            make(world)
+
+    return rounds
+
+
+def one_loop(world: World) -> None:
+    pyloop.EventLoop().close()
+
+
+def one_timer(world: World) -> None:
+    world.loop.call_later(1000, nothing, 1).cancel()
+
+
+ROUNDS: dict[str, Callable[[World, int], None]] = {
+    "Channel": repeat(buffered),
+    "Operation": rounds_of_operations,
+    "Task": rounds_of_tasks,
+    "Wakeup": rounds_of_wakeups,
+    "Lines": repeat(SAMPLES["Lines"]["new"]),
+    "Handle": rounds_of_handles,
+    "TimerHandle": repeat(one_timer),
+    "LoopCore": repeat(lambda world: _core.LoopCore()),
+    # Descriptors and a dozen Python objects each.
+    "EventLoop": repeat(one_loop, share=10),
+    "Deadlock": repeat(SAMPLES["Deadlock"]["new"]),
+    "ChannelClosed": repeat(SAMPLES["ChannelClosed"]["new"]),
+    "LineTooLong": repeat(SAMPLES["LineTooLong"]["new"]),
+}
+
+
+def references_and_blocks(kind: type) -> tuple[int, int]:
+    gc.collect()
+    return sys.getrefcount(kind), sys.getallocatedblocks()
+
+
+@pytest.mark.parametrize("name", sorted(ROUNDS))
+def test_ten_thousand_objects_leave_nothing(name: str, world: World) -> None:
+    kind = TYPES[name]
+    ROUNDS[name](world, 1000)  # fills free lists and caches
+    references, blocks = references_and_blocks(kind)
+    ROUNDS[name](world, 10_000)
+    references_now, blocks_now = references_and_blocks(kind)
+    assert references_now == references
+    assert blocks_now - blocks < 200
+
+
+@each_sample
+def test_each_state_leaves_nothing(name: str, state: str) -> None:
+    def rounds(n: int) -> None:
+        for _ in range(n):
+            world = World()
+            with contextlib.closing(world):
+                SAMPLES[name][state](world)
+
+    kind = TYPES[name]
+    rounds(20)
+    references, blocks = references_and_blocks(kind)
+    rounds(100)
+    references_now, blocks_now = references_and_blocks(kind)
+    assert references_now == references
+    assert blocks_now - blocks < 50
+
+
+class Box(list[Any]):
+    """A list that can be referred to weakly."""
+
+
+def box_in_channel(box: Box) -> None:
+    channel: pyloop.Channel[Any] = pyloop.Channel(1)
+    channel.send_nowait(box)
+    box.append(channel)
+
+
+def box_in_channel_value(box: Box) -> None:
+    channel: pyloop.Channel[Any] = pyloop.Channel(1)
+    channel._value = box
+    box.append(channel)
+
+
+def box_in_operation(box: Box) -> None:
+    box.append(pyloop.Channel().send(box))
+
+
+class SocketWithBox(socket.socket):
+    box: Any = None
+
+
+def box_in_lines(box: Box) -> None:
+    left, right = socketpair()
+    right.close()
+    with SocketWithBox(fileno=left.detach()) as sock:
+        sock.box = box
+        box.append(pyloop.lines(sock))
+
+
+def initialised_core(box: Box) -> _core.LoopCore:
+    core = _core.LoopCore()
+    core._init_core(None)
+    box.append(core)
+    return core
+
+
+def box_in_task(box: Box) -> None:
+    box.append(initialised_core(box)._create_native_task(generator(box)))
+
+
+def box_in_handle(box: Box) -> None:
+    box.append(initialised_core(box).call_soon(nothing, 1, box))
+
+
+def box_in_timer(box: Box) -> None:
+    box.append(initialised_core(box).call_later(1000, nothing, 1, box))
+
+
+def box_in_reader(box: Box) -> None:
+    left, right = socketpair()
+    box.append(initialised_core(box)._add_reader(left, nothing, box, left, right))
+    left.close()
+    right.close()
+
+
+def loop_with_box(box: Box) -> pyloop.EventLoop:
+    loop = pyloop.EventLoop()
+    loop.set_exception_handler(lambda loop, context: box.clear())
+    box.append(loop)
+    return loop
+
+
+def box_in_loop(box: Box) -> None:
+    loop_with_box(box).close()
+
+
+def box_in_open_loop(box: Box) -> None:
+    """With tasks that wait: for a channel, for another task, for a future that is not ours."""
+    loop = loop_with_box(box)
+    channel: pyloop.Channel[Any] = pyloop.Channel()
+    first = loop._create_native_task(wait_for(channel.send(box)))
+    future = ForeignFuture()
+    for awaitable in (first, future, pyloop.sleep(1000)):
+        loop._create_native_task(wait_for(awaitable))
+    for _ in range(3):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    box += [channel, first, future]
+
+
+def box_in_exception(kind: type[BaseException]) -> Callable[[Box], None]:
+    return lambda box: box.append(kind(box))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        box_in_channel,
+        box_in_channel_value,
+        box_in_operation,
+        box_in_lines,
+        box_in_task,
+        box_in_handle,
+        box_in_timer,
+        box_in_reader,
+        box_in_loop,
+        box_in_open_loop,
+        box_in_exception(pyloop.Deadlock),
+        box_in_exception(pyloop.ChannelClosed),
+        box_in_exception(pyloop.LineTooLong),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_a_cycle_is_collected(make: Callable[[Box], None]) -> None:
+    box = Box()
+    make(box)
+    reference = weakref.ref(box)
+    gc.collect()
+    assert reference() is box
+    del box
+    gc.collect()
+    assert reference() is None
+
+
+# LoopCore alone is in nobody's hands; EventLoop has weak references by its Python half.
+WITHOUT_WEAKREFS = {"LoopCore", "Wakeup", "Event", "TaskType"}
+
+
+@each_sample
+def test_weak_references(name: str, state: str) -> None:
+    world = World()
+    with contextlib.closing(world):
+        subject = SAMPLES[name][state](world)
+        if name in ("Event", "TaskType"):
+            assert weakref.ref(subject)() is subject  # lives as long as its class
+            return
+        if name in WITHOUT_WEAKREFS:
+            with pytest.raises(TypeError):
+                weakref.ref(subject)
+            return
+        ended: list[Any] = []
+        reference = weakref.ref(subject, ended.append)
+        assert reference() is subject
+    del world
+    del subject
+    gc.collect()
+    assert reference() is None
+    assert ended == [reference]
+
+
+# --- types -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(C_TYPES))
+def test_a_type_cannot_be_changed(name: str) -> None:
+    kind = C_TYPES[name]
+    for attribute in ("added", "__doc__", "__repr__", "close"):
+        with pytest.raises(TypeError):
+            setattr(kind, attribute, None)
+        with pytest.raises(TypeError):
+            delattr(kind, attribute)
+
+
+@pytest.mark.parametrize("name", sorted(set(C_TYPES) - {"Channel", "LoopCore"}))
+def test_a_type_without_constructor_cannot_be_inherited_from(name: str) -> None:
+    with pytest.raises(TypeError):
+        type("Derived", (C_TYPES[name],), {})
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{
+        f"pickle{protocol}": lambda subject, protocol=protocol: pickle.loads(
+            pickle.dumps(subject, protocol)
+        )
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+}
+
+
+@each_sample
+@pytest.mark.parametrize("how", COPIES)
+def test_copies(name: str, state: str, how: str, world: World) -> None:
+    """An enum's member is one and the same, an exception is copied, the rest cannot be."""
+    subject = SAMPLES[name][state](world)
+    if name in ("Event", "TaskType"):
+        assert COPIES[how](subject) is subject
+    elif isinstance(subject, BaseException):
+        other = COPIES[how](subject)
+        assert type(other) is type(subject)
+        assert other.args == subject.args
+    else:
+        with pytest.raises(TypeError, match=r"pickle|__slots__"):
+            COPIES[how](subject)
+
+
+# --- what help() shows -------------------------------------------------------------------------
+
+
+def public_callables() -> Iterator[tuple[str, Any]]:
+    for module in (pyloop, _core):
+        for name, value in vars(module).items():
+            if name.startswith("_") or inspect.ismodule(value):
+                continue
+            if callable(value) and not isinstance(value, type):
+                yield name, value
+    for name, kind in TYPES.items():
+        yield name, kind
+        for method, value in vars(kind).items():
+            if not method.startswith("_") and callable(value):
+                yield f"{name}.{method}", value
+
+
+CALLABLES = dict(public_callables())
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_docstring(name: str) -> None:
+    text = inspect.getdoc(CALLABLES[name])
+    assert text
+    assert text[0].isupper() or text.startswith(name.split(".")[-1]), text
+    assert "--\n" not in text, "the line that ends a signature is left: it has a mistake"
+
+
+@pytest.mark.parametrize(
+    "name",
+    # Python's exceptions have none either.
+    sorted(set(CALLABLES) - {"Deadlock", "ChannelClosed", "LineTooLong"}),
+)
+def test_signature(name: str) -> None:
+    inspect.signature(CALLABLES[name])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind in TYPES.values()
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and inspect.isgetsetdescriptor(value)
+    ],
+)
+def test_attributes_have_docstrings(kind: type, name: str) -> None:
+    assert inspect.getdoc(vars(kind)[name])
