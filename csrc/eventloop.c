@@ -51,6 +51,7 @@ Loop_tp_clear(LoopObject *self)
     Py_CLEAR(self->signals.handlers);
     Py_CLEAR(self->tasks.failed);
     Py_CLEAR(self->tasks.plain_waiters);
+    Py_CLEAR(self->task_factory);
     Py_CLEAR(self->selector);
     return 0;
 }
@@ -410,6 +411,22 @@ Loop_set_debug_attr(LoopObject *self, PyObject *value,
 }
 
 static PyObject *
+Loop_get_task_factory(LoopObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->task_factory != NULL ? self->task_factory
+                                                : Py_None);
+}
+
+static int
+Loop_set_task_factory(LoopObject *self, PyObject *value,
+                      void *Py_UNUSED(closure))
+{
+    Py_XSETREF(self->task_factory,
+               value == Py_None ? NULL : Py_XNewRef(value));
+    return 0;
+}
+
+static PyObject *
 Loop_get_backend(LoopObject *self, void *Py_UNUSED(closure))
 {
     if (self->reactor == NULL) {
@@ -446,6 +463,14 @@ static PyMethodDef Loop_methods[] = {
     LOOP_O(_remove_writer, Loop_remove_writer_doc),
     LOOP_O(_waiters, Loop_waiters_doc),
     LOOP_O(close_socket, Loop_close_socket_doc),
+    LOOP_FASTCALL(sock_recv, Loop_sock_recv_doc),
+    LOOP_FASTCALL(sock_recv_into, Loop_sock_recv_into_doc),
+    LOOP_FASTCALL(sock_recvfrom, Loop_sock_recvfrom_doc),
+    LOOP_FASTCALL(sock_sendall, Loop_sock_sendall_doc),
+    LOOP_FASTCALL(sock_sendto, Loop_sock_sendto_doc),
+    LOOP_FASTCALL(sock_accept, Loop_sock_accept_doc),
+    LOOP_FASTCALL(sock_connect, Loop_sock_connect_doc),
+    LOOP_FASTCALL(create_task, Loop_create_task_doc),
     LOOP_FASTCALL(_create_native_task, Loop_create_native_doc),
     LOOP_NOARGS(_native_tasks, Loop_native_tasks_doc),
     LOOP_O(_is_root, Loop_is_root_doc),
@@ -465,6 +490,8 @@ static PyGetSetDef Loop_getset[] = {
      NULL},
     {"_debug", (getter)Loop_get_debug_attr, (setter)Loop_set_debug_attr, NULL,
      NULL},
+    {"_task_factory", (getter)Loop_get_task_factory,
+     (setter)Loop_set_task_factory, NULL, NULL},
     {"backend", (getter)Loop_get_backend, NULL,
      PyDoc_STR("Name of the poller backend; None when closed."), NULL},
      {NULL, NULL, NULL, NULL, NULL},

@@ -31,10 +31,12 @@ intern_strings(struct module_state *state)
     PL_STATE_STRINGS(X)
 #undef X
     state->kwnames_context = PyTuple_Pack(1, state->str_context);
+    state->kwnames_loop = PyTuple_Pack(1, state->str_loop);
     state->kwnames_msg = PyTuple_Pack(1, state->str_msg);
     state->kwnames_hooks
         = PyTuple_Pack(2, state->str_firstiter, state->str_finalizer);
-    return state->kwnames_context == NULL || state->kwnames_msg == NULL
+    return state->kwnames_context == NULL || state->kwnames_loop == NULL
+                   || state->kwnames_msg == NULL
                    || state->kwnames_hooks == NULL
                ? -1
                : 0;
@@ -86,6 +88,7 @@ module_clear(PyObject *module)
     PL_STATE_STRINGS(X)
 #undef X
     Py_CLEAR(state->kwnames_context);
+    Py_CLEAR(state->kwnames_loop);
     Py_CLEAR(state->kwnames_msg);
     Py_CLEAR(state->kwnames_hooks);
     op_free_all(state);

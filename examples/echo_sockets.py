@@ -26,7 +26,7 @@ from pyloop.examples._cli import (
 )
 
 PIECE = 64 * 1024  # bytes that are read at once
-GRACE = 2.0  # seconds
+GRACE = 1.5  # seconds: the program has ended within 2
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import logging
 import sys
 from contextlib import suppress
 
-from pyloop.examples._cli import options, run_on_asyncio, run_program
+from pyloop.examples._cli import listen, name_of, options, run_on_asyncio, run_program
 from pyloop.examples._terminal import printable
 
 PIECE = 64 * 1024  # bytes that are read at once
@@ -23,19 +23,23 @@ log = logging.getLogger(__name__)
 
 async def echo_server(port: int = 8000, *, host: str = "127.0.0.1") -> None:
     """Serve until cancelled."""
-    server = await asyncio.start_server(handle_echo, host, port)
-    async with server:
-        bound = server.sockets[0].getsockname()
-        name = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        print(f"Echo, with streams: listening on {name}:{bound[1]}", flush=True)
-        await server.serve_forever()
+    with listen(host, port) as sock:
+        server = await asyncio.start_server(handle_echo, sock=sock)
+        print(f"Echo, with streams: listening on {name_of(sock)}", flush=True)
+        try:
+            # Not serve_forever(): when it is cancelled, it waits until the last client has left.
+            await asyncio.get_running_loop().create_future()
+        finally:
+            server.close()
 
 
 async def handle_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send back what one client sends, until it closes its side."""
     addr = writer.get_extra_info("peername")
     log.info("connected by %s", addr)
-    with suppress(OSError):  # a connection that breaks is one that ends
+    # A connection that breaks is one that ends. We are cancelled when the server ends; streams of
+    # some versions of Python would report that as an error.
+    with suppress(OSError, asyncio.CancelledError):
         try:
             while data := await reader.read(PIECE):
                 writer.write(data)

@@ -34,27 +34,25 @@ Steps = Generator[tuple[str | Event, Any], None, None]
 log = logging.getLogger(__name__)
 
 
-def server(host: str, port: int) -> Steps:
+def server(listener: socket.socket) -> Steps:
     """Serve until closed."""
     loop = asyncio.get_running_loop()
-    with listen(host, port) as s:
-        print(f"Round robin: listening on {name_of(s)}", flush=True)
-        while True:
-            yield "read", s
-            try:
-                conn, addr = s.accept()
-            except BlockingIOError:  # the client has changed its mind
-                continue
-            except OSError as error:
-                if error.errno not in SHORTAGE | STILLBORN:
-                    raise
-                log.warning("cannot accept: %s", error)
-                if error.errno in SHORTAGE:
-                    yield Event.Sleep, SHORTAGE_PAUSE
-                continue
-            log.info("connected by %s", addr)
-            conn.setblocking(False)
-            loop.create_task(client(conn))
+    while True:
+        yield "read", listener
+        try:
+            conn, addr = listener.accept()
+        except BlockingIOError:  # the client has changed its mind
+            continue
+        except OSError as error:
+            if error.errno not in SHORTAGE | STILLBORN:
+                raise
+            log.warning("cannot accept: %s", error)
+            if error.errno in SHORTAGE:
+                yield Event.Sleep, SHORTAGE_PAUSE
+            continue
+        log.info("connected by %s", addr)
+        conn.setblocking(False)
+        loop.create_task(client(conn))
 
 
 def client(conn: socket.socket) -> Steps:
@@ -73,15 +71,18 @@ def send_all(conn: socket.socket, data: bytes) -> Steps:
         data = data[conn.send(data) :]
 
 
+def serve(host: str, port: int) -> None:
+    """Serve until KeyboardInterrupt."""
+    with listen(host, port) as listener, closing(EventLoop(main=server(listener))) as loop:
+        print(f"Round robin: listening on {name_of(listener)}", flush=True)
+        loop.run()
+
+
 def main() -> int:
     parser = options("round_robin", "A server made of generators.", port=8000)
     args = parser.parse_args()
 
-    def program() -> None:
-        with closing(EventLoop(main=server(args.host, args.port))) as loop:
-            loop.run()
-
-    return exit_status(parser, program, verbose=args.verbose)
+    return exit_status(parser, lambda: serve(args.host, args.port), verbose=args.verbose)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Three faces on one ``EventLoop``: plain coroutines (``run``, ``spawn``, ``recv``
 generators that yield ``(TaskType.TO_READ, sock)``, and everything of asyncio.
 """
 
+from typing import TYPE_CHECKING
+
 from pyloop._core import (
     Channel,
     ChannelClosed,
@@ -31,18 +33,23 @@ from pyloop._loop import EventLoop, new_event_loop
 from pyloop._run import run, timeout
 from pyloop._version import __version__
 
+if TYPE_CHECKING:
+    from pyloop._policy import EventLoopPolicy, install
+
 __all__ = [
     "Channel",
     "ChannelClosed",
     "Deadlock",
     "Event",
     "EventLoop",
+    "EventLoopPolicy",
     "LineTooLong",
     "Task",
     "TaskType",
     "__version__",
     "accept",
     "connect",
+    "install",
     "lines",
     "new_event_loop",
     "pause",
@@ -59,3 +66,13 @@ __all__ = [
     "wait_readable",
     "wait_writable",
 ]
+
+if not TYPE_CHECKING:  # else a type checker would take every name for one of ours
+
+    def __getattr__(name):
+        """Import what belongs to event loop policies when it is asked for."""
+        if name not in ("EventLoopPolicy", "install"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from pyloop import _policy
+
+        return getattr(_policy, name)

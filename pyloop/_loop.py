@@ -16,9 +16,8 @@ import types
 import warnings
 import weakref
 from asyncio import base_events
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
-from contextvars import Context
 from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -34,7 +33,7 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 
 
-class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
+class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """An event loop for coroutines, generators and everything of asyncio.
 
     Args:
@@ -106,36 +105,6 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
             ``loop.run(server(), client())``
         """
         return run_tasks(self, coros)
-
-    # For 3.11 asyncio's stubs say that of a generator, too, an asyncio.Task is made.
-    @overload  # type: ignore[override, unused-ignore]
-    def create_task(
-        self,
-        coro: Coroutine[Any, Any, _T],
-        *,
-        name: object = None,
-        context: Context | None = None,
-        **kwargs: Any,
-    ) -> asyncio.Task[_T]: ...
-    @overload
-    def create_task(
-        self,
-        coro: Generator[Any, Any, _T],
-        *,
-        name: object = None,
-        context: Context | None = None,
-    ) -> _core.Task[_T]: ...
-    def create_task(self, coro: Any, **kwargs: Any) -> Any:
-        """Make a task: of a generator a ``pyloop.Task``, of a coroutine an ``asyncio.Task``.
-
-        Keyword arguments are those of ``asyncio.Task`` (``name``, ``context``, ...).
-
-        Example:
-            ``loop.create_task(self.serve_client(conn))``
-        """
-        if type(coro) is types.GeneratorType:
-            return self._create_native_task(coro, **kwargs)
-        return super().create_task(coro, **kwargs)
 
     async def shutdown_asyncgens(self) -> None:
         """Cancel native tasks that are left, then close all open asynchronous generators."""

@@ -14,10 +14,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -29,8 +30,8 @@ def command(name: str, *args: str) -> list[str]:
     return [sys.executable, "-P", "-m", f"pyloop.examples.{name}", *args]
 
 
-class Program:
-    """A running example. Leaving the `with` block ends it, by SIGTERM if it still runs.
+class Process:
+    """A running program. Leaving the `with` block ends it, by SIGTERM if it still runs.
 
     That end must be a clean one: status 0 and nothing on stderr, unless the test has itself
     called `wait` and looked at them.
@@ -38,22 +39,23 @@ class Program:
 
     def __init__(
         self,
-        name: str,
-        *args: str,
+        *command: str,
         env: dict[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
+        cwd: str | os.PathLike[str] | None = None,
         preexec: Callable[[], None] | None = None,
     ) -> None:
         # Unbuffered, a program that forgets to flush would pass.
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         self._errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            command(name, *args),
+            command,
             env={**inherited, **(env or {})},
             stdin=stdin,
             stdout=stdout,
             stderr=self._errors,
+            cwd=cwd,
             preexec_fn=preexec,
         )
 
@@ -110,6 +112,13 @@ class Program:
     def close_stdin(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
+
+
+class Program(Process):
+    """A running example."""
+
+    def __init__(self, name: str, *args: str, **options: Any) -> None:
+        super().__init__(*command(name, *args), **options)
 
 
 class Server(Program):
@@ -208,6 +217,15 @@ class LineClient:
     def rest(self) -> list[str]:
         """All lines until the other side closes."""
         return self._input.read().decode().splitlines()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Return as soon as `condition` holds: for states of a process that nothing tells us of."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {LIMIT} s")
+        time.sleep(0.005)
 
 
 @contextmanager

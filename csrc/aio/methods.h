@@ -53,6 +53,9 @@ extern const char Loop_close_socket_doc[];
 /* tasks.c */
 PyObject *Loop__create_native_task(LoopObject *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_create_task(LoopObject *self, PyObject *const *args,
+                           Py_ssize_t nargs, PyObject *kwnames);
+extern const char Loop_create_task_doc[];
 PyObject *Loop__native_tasks(LoopObject *self, PyObject *ignored);
 PyObject *Loop__is_root(LoopObject *self, PyObject *task);
 PyObject *Loop__close_native_tasks(LoopObject *self, PyObject *ignored);
@@ -71,5 +74,28 @@ PyObject *Loop__add_signal(LoopObject *self, PyObject *const *args,
 PyObject *Loop__remove_signal(LoopObject *self, PyObject *signum);
 extern const char Loop_add_signal_doc[];
 extern const char Loop_remove_signal_doc[];
+
+/* sockops.c */
+PyObject *Loop_sock_recv(LoopObject *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_recv_into(LoopObject *self, PyObject *const *args,
+                              Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_recvfrom(LoopObject *self, PyObject *const *args,
+                             Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_sendall(LoopObject *self, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_sendto(LoopObject *self, PyObject *const *args,
+                           Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_accept(LoopObject *self, PyObject *const *args,
+                           Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_connect(LoopObject *self, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
+extern const char Loop_sock_recv_doc[];
+extern const char Loop_sock_recv_into_doc[];
+extern const char Loop_sock_recvfrom_doc[];
+extern const char Loop_sock_sendall_doc[];
+extern const char Loop_sock_sendto_doc[];
+extern const char Loop_sock_accept_doc[];
+extern const char Loop_sock_connect_doc[];
 
 #endif

@@ -6,8 +6,7 @@
 
 #include "sched/handle.h"
 
-const char Loop_add_signal_doc[]
-    = PyDoc_STR(
+const char Loop_add_signal_doc[] = PyDoc_STR(
              "_add_signal($self, signum, callback, /, *args)\n--\n\n"
              "Schedule callback(*args) whenever the signal comes; return its "
              "Handle.");

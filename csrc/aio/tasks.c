@@ -49,6 +49,69 @@ Loop__create_native_task(LoopObject *self, PyObject *const *args,
     return (PyObject *)task;
 }
 
+const char Loop_create_task_doc[]
+    = PyDoc_STR("create_task($self, coro, /, **kwargs)\n--\n\n"
+                "Make a task: of a generator a pyloop.Task, of a coroutine an "
+                "asyncio.Task.\n\n"
+                "Keyword arguments are those of asyncio.Task (name, context, "
+                "...).\n\n"
+                "Example:\n    loop.create_task(self.serve_client(conn))");
+
+/* asyncio.Task(coro, loop=self, **kwargs). */
+static PyObject *
+new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
+                 PyObject *kwnames)
+{
+    struct module_state *state = self->state;
+    PyObject *stack[8] = {coro, (PyObject *)self};
+    Py_ssize_t n = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (n == 0) {
+        return PyObject_Vectorcall(state->AsyncioTask, stack, 1,
+                                   state->kwnames_loop);
+    }
+    PyObject *names = PyTuple_New(n + 1);
+    if (names == NULL) {
+        return NULL;
+    }
+    PyTuple_SET_ITEM(names, 0, Py_NewRef(state->str_loop));
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyTuple_SET_ITEM(names, i + 1,
+                         Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+        stack[i + 2] = kwvalues[i];
+    }
+    PyObject *task = PyObject_Vectorcall(state->AsyncioTask, stack, 1, names);
+    Py_DECREF(names);
+    return task;
+}
+
+PyObject *
+Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    if (nargs == 1 && PyGen_CheckExact(args[0])) {
+        return Loop__create_native_task(self, args, nargs, kwnames);
+    }
+    if (nargs == 1 && self->task_factory == NULL && !self->closed
+        && (kwnames == NULL || PyTuple_GET_SIZE(kwnames) <= 6))
+    {
+        return new_asyncio_task(self, args[0], args + 1, kwnames);
+    }
+    /* A task factory, whose calling convention differs from version to
+     * version, and every error: asyncio's own. */
+    PyObject *stack[9] = {(PyObject *)self};
+    Py_ssize_t n = nargs + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
+    if (n > 8) {
+        PyErr_SetString(PyExc_TypeError,
+                        "create_task() got too many arguments");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        stack[i + 1] = args[i];
+    }
+    return PyObject_Vectorcall(self->state->BaseCreateTask, stack,
+                               (size_t)nargs + 1, kwnames);
+}
+
 const char Loop_native_tasks_doc[]
     = PyDoc_STR(
              "_native_tasks($self, /)\n--\n\n"

@@ -16,8 +16,8 @@ watched_fd(LoopObject *self, PyObject *fileobj)
 {
     PyObject *number = Py_NewRef(fileobj);
     if (!PyLong_Check(fileobj)) {
-        Py_SETREF(number, PyObject_CallMethodNoArgs(fileobj,
-                                                    self->state->str_fileno));
+        Py_SETREF(number,
+                  PyObject_CallMethodNoArgs(fileobj, self->state->str_fileno));
         if (number != NULL && !PyLong_Check(number)) {
             Py_SETREF(number, PyNumber_Long(number));
         }
@@ -77,8 +77,9 @@ watched_or_closed_fd(LoopObject *self, PyObject *fileobj)
 }
 
 /* The poller refuses some files, but only at the next flush.  What can be told
- * now belongs to the caller: a number that is closed, and what is never waited
- * for.  Asked where the poller would be told anyway.  0, or -1 with OSError. */
+ * at once belongs to the caller: that a number is closed, or a file one that
+ * nobody can wait for.  Asked only where the poller would be told anyway.  0,
+ * or -1 with OSError. */
 static int
 check_can_be_watched(LoopObject *self, int fd, const char *who)
 {
@@ -91,12 +92,11 @@ check_can_be_watched(LoopObject *self, int fd, const char *who)
         return errors_from_errno(errno, "%s(): descriptor %d", who, fd);
     }
     if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) {
-        return errors_from_errno(EPERM,
-                                 "%s(): descriptor %d is a %s, which is "
-                                 "always ready",
-                                 who, fd,
-                                 S_ISDIR(status.st_mode) ? "directory"
-                                                         : "regular file");
+        return errors_from_errno(
+            EPERM,
+            "%s(): descriptor %d is a %s, which is "
+            "always ready",
+            who, fd, S_ISDIR(status.st_mode) ? "directory" : "regular file");
     }
     return 0;
 }

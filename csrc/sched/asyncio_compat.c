@@ -117,6 +117,15 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
             return -1;
         }
     }
+    PyObject *base;
+    if (import_into(&base, "asyncio.base_events", "BaseEventLoop") < 0) {
+        return -1;
+    }
+    state->BaseCreateTask = PyObject_GetAttrString(base, "create_task");
+    Py_DECREF(base);
+    if (state->BaseCreateTask == NULL) {
+        return -1;
+    }
 #if PY_VERSION_HEX < 0x030E0000
     if (!PyDict_Check(state->current_tasks)) {
         PyErr_SetString(PyExc_ImportError,

@@ -62,4 +62,21 @@ PyObject *ioop_pack_address(struct module_state *state, PyObject *sock,
 PyObject *ioop_by_name(PyObject **slot, const char *name,
                        PyObject *const *args, size_t n);
 
+/* --- the module's functions, which the loop's sock_* methods share --- */
+
+PyObject *ioop_py_recv(PyObject *module, PyObject *const *args,
+                       Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_recv_into(PyObject *module, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_recvfrom(PyObject *module, PyObject *const *args,
+                           Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_sendall(PyObject *module, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_sendto(PyObject *module, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_accept(PyObject *module, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_connect(PyObject *module, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames);
+
 #endif

@@ -157,7 +157,7 @@ PyDoc_STRVAR(accept_doc,
              "\n"
              "Example:\n    conn, addr = await pyloop.accept(listener)");
 
-static PyObject *
+PyObject *
 ioop_py_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
@@ -188,7 +188,7 @@ PyDoc_STRVAR(connect_doc,
              "Example:\n"
              "    await pyloop.connect(sock, ('localhost', 8080))");
 
-static PyObject *
+PyObject *
 ioop_py_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {

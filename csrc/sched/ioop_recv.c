@@ -279,7 +279,7 @@ PyDoc_STRVAR(recv_doc,
              "Cancelled while it waits, it has received nothing.\n\n"
              "Example:\n    data = await pyloop.recv(conn)");
 
-static PyObject *
+PyObject *
 ioop_py_recv(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
@@ -303,7 +303,7 @@ PyDoc_STRVAR(recvfrom_doc,
              "\n"
              "Example:\n    data, addr = await pyloop.recvfrom(sock, 1500)");
 
-static PyObject *
+PyObject *
 ioop_py_recvfrom(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
 {
@@ -330,7 +330,7 @@ PyDoc_STRVAR(recv_into_doc,
              "\n"
              "Example:\n    n = await pyloop.recv_into(conn, buffer)");
 
-static PyObject *
+PyObject *
 ioop_py_recv_into(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {

@@ -158,7 +158,7 @@ PyDoc_STRVAR(sendall_doc,
              "    RuntimeError: another task waits to write to the socket.\n\n"
              "Example:\n    await pyloop.sendall(conn, b'hello\\n')");
 
-static PyObject *
+PyObject *
 ioop_py_sendall(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
@@ -184,7 +184,7 @@ PyDoc_STRVAR(sendto_doc,
              "Example:\n"
              "    await pyloop.sendto(sock, b'hi', ('127.0.0.1', 8000))");
 
-static PyObject *
+PyObject *
 ioop_py_sendto(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {

@@ -470,6 +470,7 @@ loop_traverse(LoopObject *loop, visitproc visit, void *arg)
     Py_VISIT(loop->signals.handlers);
     Py_VISIT(loop->tasks.failed);
     Py_VISIT(loop->tasks.plain_waiters);
+    Py_VISIT(loop->task_factory);
     Py_VISIT(loop->selector);
     return loop_watch_traverse(loop, visit, arg);
 }

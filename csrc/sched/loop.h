@@ -93,6 +93,7 @@ typedef struct LoopObject {
     bool woken;    /* the wake-up was signalled during this sleep */
     bool debug;
     char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
+    PyObject *task_factory; /* owned: asyncio's, or NULL */
     PyObject *selector; /* owned: the BaseSelector that is driven instead of a
                            poller of our own, or NULL */
 } LoopObject;

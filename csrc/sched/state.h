@@ -41,6 +41,7 @@ struct TaskObject;
     X(QueueEmpty) \
     X(QueueFull) \
     X(AsyncioTask) \
+    X(BaseCreateTask) /* BaseEventLoop.create_task */ \
     X(AsyncioFuture) \
     X(AsyncioHandle) \
     X(AsyncioTimerHandle) \
@@ -57,8 +58,8 @@ struct TaskObject;
     X(SocketType)      /* socket.socket */ \
     X(RawSocketType)   /* _socket.socket */ \
     X(connect_by_name) /* pyloop._resolve.connect_by_name */ \
-    X(sendto_by_name)     /* pyloop._resolve.sendto_by_name */ \
-    X(stop_iteration)     /* raised again and again, see errors.h */
+    X(sendto_by_name)  /* pyloop._resolve.sendto_by_name */ \
+    X(stop_iteration)  /* raised again and again, see errors.h */
 
 /* Interned strings: field name str_X, text X. */
 #define PL_STATE_STRINGS(X) \
@@ -91,6 +92,7 @@ struct TaskObject;
     X(result) \
     X(slow_callback_duration) \
     X(source_traceback) \
+    X(loop) \
     X(task) \
     X(throw)
 
@@ -105,6 +107,7 @@ struct module_state {
     PL_STATE_STRINGS(X)
 #undef X
     PyObject *kwnames_context; /* ("context",) */
+    PyObject *kwnames_loop;    /* ("loop",) */
     PyObject *kwnames_msg;     /* ("msg",) */
     PyObject *kwnames_hooks;   /* ("firstiter", "finalizer") */
 

@@ -27,8 +27,8 @@ from typing import IO, Any
 
 PACKAGE = "test"
 
-# Every module that runs something on an event loop of its own choice.  Left out: proactor and
-# Windows modules, and test_selector_events, which is about the private parts of asyncio's loop.
+# Every module that runs something on a loop that asyncio makes.  The others of test_asyncio use
+# mocks or loops of their own.
 MODULES = (
     # The long ones first.
     "test_asyncio.test_tasks",
@@ -44,19 +44,14 @@ MODULES = (
     "test_asyncio.test_buffered_proto",
     "test_asyncio.test_context",
     "test_asyncio.test_eager_task_factory",
-    "test_asyncio.test_futures",
     "test_asyncio.test_futures2",
     "test_asyncio.test_locks",
-    "test_asyncio.test_pep492",
-    "test_asyncio.test_protocols",
     "test_asyncio.test_queues",
-    "test_asyncio.test_runners",
     "test_asyncio.test_server",
     "test_asyncio.test_staggered",
     "test_asyncio.test_taskgroups",
     "test_asyncio.test_threads",
     "test_asyncio.test_timeouts",
-    "test_asyncio.test_transports",
     "test_asyncio.test_waitfor",
     # Not about asyncio, but run on it.
     "test_asyncgen",
@@ -185,9 +180,7 @@ def run_here(loop: str, names: Sequence[str], left_out: Collection[str], report:
     faulthandler.enable()
     count = replace_loops() if loop == "pyloop" else int
     found = unittest.defaultTestLoader.loadTestsFromNames([f"{PACKAGE}.{name}" for name in names])
-    suite = unittest.TestSuite(
-        test for test in tests_of(found) if short(test.id()) not in left_out
-    )
+    suite = unittest.TestSuite(test for test in tests_of(found) if short(test.id()) not in left_out)
     with open(report, "w", encoding="utf-8") as file:
         result = Recorder(file)
         suite.run(result)
@@ -280,7 +273,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="modules that run at a time")
     parser.add_argument("--here", metavar="REPORT", help=argparse.SUPPRESS)
     parser.add_argument("--without", action="append", default=[], help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", metavar="MODULE", help="such as test_asyncio.test_tasks")
+    parser.add_argument("names", nargs="*", metavar="MODULE", help="such as test_asyncio.test_ssl")
     options = parser.parse_args()
     if options.here:
         run_here(options.loop, options.names, set(options.without), options.here)

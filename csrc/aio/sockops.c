@@ -1,0 +1,85 @@
+/* sock_recv(), sock_sendall() ...: asyncio's names for the operations of
+ * sched/ioop_*.c. */
+#include <Python.h>
+
+#include "methods.h"
+
+#include "sched/args.h"
+#include "sched/ioop.h"
+
+typedef PyObject *(*ioop_fn)(PyObject *module, PyObject *const *args,
+                             Py_ssize_t nargs, PyObject *kwnames);
+
+/* In debug mode asyncio refuses a socket that could block. */
+static int
+check_nonblocking(PyObject *sock)
+{
+    PyObject *timeout = PyObject_CallMethod(sock, "gettimeout", NULL);
+    if (timeout == NULL) {
+        return -1;
+    }
+    double seconds = timeout == Py_None ? 1.0 : PyFloat_AsDouble(timeout);
+    Py_DECREF(timeout);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (seconds != 0.0) {
+        PyErr_SetString(PyExc_ValueError, "the socket must be non-blocking");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+sock_op(LoopObject *self, const struct args_spec *spec, ioop_fn function,
+        PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *bound[3];
+    if (args_bind(spec, args, nargs, kwnames, bound) < 0
+        || (PL_UNLIKELY(self->debug) && check_nonblocking(bound[0]) < 0))
+    {
+        return NULL;
+    }
+    PyObject *module = PyType_GetModule(self->state->LoopType);
+    return module == NULL ? NULL
+                          : function(module, bound, spec->n_params, NULL);
+}
+
+#define SOCK_METHOD(method, function, n, ...) \
+    PyObject *Loop_##method(LoopObject *self, PyObject *const *args, \
+                            Py_ssize_t nargs, PyObject *kwnames) \
+    { \
+        static const char *const names[] = {__VA_ARGS__}; \
+        static const struct args_spec spec = {#method, names, n, n, n}; \
+        return sock_op(self, &spec, function, args, nargs, kwnames); \
+    }
+
+SOCK_METHOD(sock_recv, ioop_py_recv, 2, "sock", "nbytes")
+SOCK_METHOD(sock_recv_into, ioop_py_recv_into, 2, "sock", "buf")
+SOCK_METHOD(sock_recvfrom, ioop_py_recvfrom, 2, "sock", "bufsize")
+SOCK_METHOD(sock_sendall, ioop_py_sendall, 2, "sock", "data")
+SOCK_METHOD(sock_sendto, ioop_py_sendto, 3, "sock", "data", "address")
+SOCK_METHOD(sock_accept, ioop_py_accept, 1, "sock")
+SOCK_METHOD(sock_connect, ioop_py_connect, 2, "sock", "address")
+
+const char Loop_sock_recv_doc[]
+    = PyDoc_STR("sock_recv($self, /, sock, nbytes)\n--\n\n"
+                "Receive up to nbytes bytes; see pyloop.recv().");
+const char Loop_sock_recv_into_doc[]
+    = PyDoc_STR("sock_recv_into($self, /, sock, buf)\n--\n\n"
+                "Receive into a buffer; see pyloop.recv_into().");
+const char Loop_sock_recvfrom_doc[]
+    = PyDoc_STR("sock_recvfrom($self, /, sock, bufsize)\n--\n\n"
+                "Receive a datagram; see pyloop.recvfrom().");
+const char Loop_sock_sendall_doc[]
+    = PyDoc_STR("sock_sendall($self, /, sock, data)\n--\n\n"
+                "Send all bytes; see pyloop.sendall().");
+const char Loop_sock_sendto_doc[]
+    = PyDoc_STR("sock_sendto($self, /, sock, data, address)\n--\n\n"
+                "Send a datagram; see pyloop.sendto().");
+const char Loop_sock_accept_doc[]
+    = PyDoc_STR("sock_accept($self, /, sock)\n--\n\n"
+                "Accept a connection; see pyloop.accept().");
+const char Loop_sock_connect_doc[]
+    = PyDoc_STR("sock_connect($self, /, sock, address)\n--\n\n"
+                "Connect a socket; see pyloop.connect().");
