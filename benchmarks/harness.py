@@ -196,20 +196,24 @@ class Lab:
         rounds = rounds or self.options.rounds
         results = {peer.name: Result(suite, bench, peer.name, unit) for peer in peers}
         running = list(peers)
-        for turn in range(rounds):
-            start = turn % max(1, len(running))
-            for peer in running[start:] + running[:start]:
-                progress(f"{suite} {bench}: round {turn + 1}/{rounds}, {peer.name}")
-                try:
-                    sample = self._undisturbed(peer, take) if timed else take(peer)
-                except PeerFailed as error:
-                    running.remove(peer)
-                    self.failures.append(f"{bench}, {peer.name}: {error}")
-                    note(self.failures[-1])
-                else:
-                    results[peer.name].samples.append(sample)
-        self.results += [results[peer.name] for peer in running]
-        progress("")
+        try:
+            for turn in range(rounds):
+                start = turn % max(1, len(running))
+                for peer in running[start:] + running[:start]:
+                    progress(f"{suite} {bench}: round {turn + 1}/{rounds}, {peer.name}")
+                    try:
+                        sample = self._undisturbed(peer, take) if timed else take(peer)
+                    except PeerFailed as error:
+                        running.remove(peer)
+                        self.failures.append(f"{bench}, {peer.name}: {error}")
+                        note(self.failures[-1])
+                    else:
+                        results[peer.name].samples.append(sample)
+        finally:
+            # Also when interrupted: the rounds that there were.
+            measured = [results[peer.name] for peer in running]
+            self.results += [result for result in measured if result.samples]
+            progress("")
 
     def _undisturbed(self, peer: Peer, take: Callable[[Peer], Sample]) -> Sample:
         """The first undisturbed sample; failing that the one with which others interfered least."""

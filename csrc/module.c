@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 
+#include "sched/handle.h"
 #include "sched/op.h"
 #include "sched/state.h"
 #include "sched/task.h"
@@ -91,6 +92,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->kwnames_loop);
     Py_CLEAR(state->kwnames_msg);
     Py_CLEAR(state->kwnames_hooks);
+    handle_free_all(state);
     op_free_all(state);
     task_free_all(state);
     return 0;

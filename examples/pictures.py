@@ -10,7 +10,6 @@ everybody meanwhile: that is done in a thread.
 """
 
 import asyncio
-import importlib.util
 import struct
 import sys
 import tempfile
@@ -102,7 +101,9 @@ def main() -> int:
     args = parser.parse_args()
     if not 0 < args.count <= 9999:
         parser.error("--count is 1 to 9999")
-    if importlib.util.find_spec("aiohttp") is None:
+    try:
+        import aiohttp  # noqa: F401
+    except ModuleNotFoundError:
         print(f"{parser.prog}: aiohttp is not installed: pip install aiohttp", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as temporary:

@@ -132,7 +132,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         if self.is_closed():
             return
         if self._debug:
-            base_events.logger.debug("Close %r", self)
+            base_events.logger.debug("Close %r", self)  # type: ignore[attr-defined]
         if sys.is_finalizing():
             self._drop_signal_handlers()
         for signum in list(self._signal_handlers):
@@ -157,7 +157,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
 
     def _log_slow_callback(self, handle: asyncio.Handle, seconds: float) -> None:
         if seconds >= self.slow_callback_duration:
-            base_events.logger.warning(
+            base_events.logger.warning(  # type: ignore[attr-defined]
                 "Executing %s took %.3f seconds",
                 base_events._format_handle(handle),  # type: ignore[attr-defined]
                 seconds,

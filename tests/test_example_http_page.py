@@ -110,9 +110,8 @@ def test_what_goes_over_the_wire(server: Server) -> None:
 
 def test_keep_alive_and_requests_at_once(server: Server) -> None:
     request = b"GET /sub/ HTTP/1.1\r\nHost: x\r\n\r\n"
-    answer = exchange(
-        server, request * 3 + request.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
-    )
+    last = b"GET /sub/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = exchange(server, request * 3 + last)
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 4
     assert answer.count(b"\r\n\r\nsub") == 4
     assert answer.count(b"Connection: keep-alive\r\n") == 3

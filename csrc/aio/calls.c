@@ -166,7 +166,7 @@ Loop_call_later(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
         || parse_seconds(args, nargs, "call_later", "delay", &delay) < 0
         || loopcall_parse(&call, "call_later", 1, args, nargs, kwnames) < 0
         || (PL_UNLIKELY(self->debug)
-            && debug_checks(self, call.callback, "call_later", false) < 0))
+            && debug_checks(self, call.callback, "call_at", false) < 0))
     {
         return NULL;
     }

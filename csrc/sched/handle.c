@@ -10,6 +10,10 @@
 #include "compat.h"
 #include "errors.h"
 
+/* Handles that are kept for reuse: more than one turn of a busy loop uses, at
+ * about 130 bytes each. */
+#define PL_MAX_FREE_HANDLES 512
+
 static int handle_run(struct runnable *self, LoopObject *loop);
 
 /* --- making --- */
@@ -70,14 +74,57 @@ handle_fill(HandleObject *self, LoopObject *loop, PyObject *callback,
     return 0;
 }
 
+/* A Handle to be used again, or NULL. */
+static HandleObject *
+take_free(struct module_state *state)
+{
+    HandleObject *self = state->handle_free;
+    if (self != NULL) {
+        state->handle_free = (HandleObject *)(void *)self->callback;
+        state->n_handle_free--;
+        (void)PyObject_Init((PyObject *)self, state->HandleType);
+    }
+    return self;
+}
+
+/* Frees the object of a Handle whose references are dropped. */
+static void
+give_back(HandleObject *self, PyTypeObject *type)
+{
+    struct module_state *state = self->loop->state;
+    if (PL_FREELISTS && type == state->HandleType
+        && state->n_handle_free < PL_MAX_FREE_HANDLES)
+    {
+        self->callback = (PyObject *)(void *)state->handle_free;
+        state->handle_free = self;
+        state->n_handle_free++;
+    }
+    else {
+        PyObject_GC_Del(self);
+    }
+}
+
+void
+handle_free_all(struct module_state *state)
+{
+    while (state->handle_free != NULL) {
+        HandleObject *self = state->handle_free;
+        state->handle_free = (HandleObject *)(void *)self->callback;
+        PyObject_GC_Del(self);
+    }
+    state->n_handle_free = 0;
+}
+
 HandleObject *
 handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
            Py_ssize_t nargs, PyObject *context)
 {
-    HandleObject *self
-        = PyObject_GC_New(HandleObject, loop->state->HandleType);
+    HandleObject *self = take_free(loop->state);
     if (self == NULL) {
-        return NULL;
+        self = PyObject_GC_New(HandleObject, loop->state->HandleType);
+        if (self == NULL) {
+            return NULL;
+        }
     }
     int rc = handle_fill(self, loop, callback, args, nargs, context);
     PyObject_GC_Track(self);
@@ -367,8 +414,9 @@ Handle_tp_dealloc(HandleObject *self)
         PyObject_ClearWeakRefs((PyObject *)self);
     }
     (void)Handle_tp_clear(self);
-    Py_CLEAR(self->loop);
-    PyObject_GC_Del(self);
+    LoopObject *loop = self->loop;
+    give_back(self, type);
+    Py_DECREF(loop); /* call-out: last, it may free everything */
     Py_DECREF(type);
 }
 
@@ -416,6 +464,19 @@ Handle__run(HandleObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+/* Said for every protocol: the two oldest would copy what __class__ says. */
+PyDoc_STRVAR(Handle_reduce_doc,
+             "__reduce_ex__($self, protocol, /)\n--\n\n"
+             "Raise TypeError: a scheduled callback cannot be copied.");
+
+static PyObject *
+Handle_reduce(HandleObject *self, PyObject *Py_UNUSED(protocol))
+{
+    PyErr_Format(PyExc_TypeError, "cannot pickle '%s' object",
+                 Py_TYPE(self)->tp_name);
+    return NULL;
 }
 
 static PyObject *
@@ -534,6 +595,7 @@ static PyMethodDef Handle_methods[] = {
     {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS,
      Handle_get_context_doc},
     {"_run", (PyCFunction)Handle__run, METH_NOARGS, Handle_run_doc},
+    {"__reduce_ex__", (PyCFunction)Handle_reduce, METH_O, Handle_reduce_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -664,6 +726,7 @@ static PyMethodDef TimerHandle_methods[] = {
     {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS,
      Handle_get_context_doc},
     {"_run", (PyCFunction)Handle__run, METH_NOARGS, Handle_run_doc},
+    {"__reduce_ex__", (PyCFunction)Handle_reduce, METH_O, Handle_reduce_doc},
     {"when", (PyCFunction)TimerHandle_when, METH_NOARGS, TimerHandle_when_doc},
     {NULL, NULL, 0, NULL},
 };

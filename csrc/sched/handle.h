@@ -46,5 +46,7 @@ TimerHandleObject *handle_call_at(LoopObject *loop, int64_t deadline_ns,
                                   PyObject *const *args, Py_ssize_t nargs,
                                   PyObject *context);
 void handle_cancel(HandleObject *handle);
+/* Frees the recycled Handles, when the module goes. */
+void handle_free_all(struct module_state *state);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "core/base.h"
 
+struct HandleObject;
 struct OpObject;
 struct TaskObject;
 
@@ -114,6 +115,9 @@ struct module_state {
     /* Recycled awaitables, linked through OpObject.object; bounded. */
     struct OpObject *op_free;
     int n_op_free;
+    /* Recycled Handles, linked through HandleObject.callback; bounded. */
+    struct HandleObject *handle_free;
+    int n_handle_free;
     /* Recycled tasks, linked through TaskObject.coro; bounded. */
     struct TaskObject *task_free;
     int n_task_free;
