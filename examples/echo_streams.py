@@ -37,16 +37,20 @@ async def handle_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     """Send back what one client sends, until it closes its side."""
     addr = writer.get_extra_info("peername")
     log.info("connected by %s", addr)
-    # A connection that breaks is one that ends. We are cancelled when the server ends; streams of
-    # some versions of Python would report that as an error.
-    with suppress(OSError, asyncio.CancelledError):
-        try:
-            while data := await reader.read(PIECE):
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
-        await writer.wait_closed()
+    # We are cancelled when the server ends. That is not raised again, for streams of some versions
+    # of Python would report it as an error.
+    try:
+        while data := await reader.read(PIECE):
+            writer.write(data)
+            await writer.drain()
+    except asyncio.CancelledError:
+        writer.transport.abort()
+    except OSError as error:
+        log.info("lost %s: %s", addr, error)
+    finally:
+        writer.close()
+        with suppress(OSError, asyncio.CancelledError):
+            await writer.wait_closed()
     log.info("disconnected by %s", addr)
 
 

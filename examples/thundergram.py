@@ -50,6 +50,8 @@ QUEUE = 100  # messages: a burst of a few screens passes without anybody waiting
 LOGIN_LIMIT = 30.0  # seconds
 STUCK_LIMIT = 10.0  # seconds
 
+Inbox = Channel[tuple[str, str]]  # author and message
+
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +63,7 @@ async def thundergram_server(
     stuck_limit: float = STUCK_LIMIT,
 ) -> None:
     """Serve until cancelled."""
-    peers: dict[str, Channel] = {}
+    peers: dict[str, Inbox] = {}
     with listen(host, port) as s:
         print(f"Thundergram: listening on {name_of(s)}", flush=True)
         while True:
@@ -74,7 +76,7 @@ async def thundergram_server(
 
 
 async def thundergram_connecton(
-    peers: dict[str, Channel],
+    peers: dict[str, Inbox],
     conn: socket.socket,
     addr: Any,
     *,
@@ -98,7 +100,7 @@ async def thundergram_connecton(
             await refuse(conn, str(error))
             return
         # No await since the check, so nobody else can have taken the login.
-        inbox = peers[login] = Channel(QUEUE)
+        inbox = peers[login] = Inbox(QUEUE)
         writer = await spawn(write_messages(conn, inbox, stuck_limit), name=f"to {login}")
         try:
             await forward_messages(peers, login, text)
@@ -109,7 +111,7 @@ async def thundergram_connecton(
             log.info("%s left", login)
 
 
-def check_login(line: str, peers: dict[str, Channel]) -> str:
+def check_login(line: str, peers: dict[str, Inbox]) -> str:
     """Return the login in `line`; raises ValueError with the reason if it cannot be used."""
     login = line.strip()
     if not login:
@@ -131,7 +133,7 @@ async def refuse(conn: socket.socket, reason: str) -> None:
     await last_words(conn, f"{SERVER}: {reason}\n".encode())
 
 
-async def write_messages(conn: socket.socket, inbox: Channel, stuck_limit: float) -> None:
+async def write_messages(conn: socket.socket, inbox: Inbox, stuck_limit: float) -> None:
     """Send what comes into `inbox` until it is closed or the peer no longer takes it."""
     try:
         async for author, message in inbox:
@@ -149,7 +151,7 @@ async def write_messages(conn: socket.socket, inbox: Channel, stuck_limit: float
             conn.shutdown(socket.SHUT_RDWR)  # wakes our reader with the end of the input
 
 
-async def forward_messages(peers: dict[str, Channel], login: str, text: AsyncIterator[str]) -> None:
+async def forward_messages(peers: dict[str, Inbox], login: str, text: AsyncIterator[str]) -> None:
     """Deliver each line of `text` until it ends or nothing more can be said to its author."""
     inbox = peers[login]
     with suppress(ChannelClosed):

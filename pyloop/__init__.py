@@ -4,6 +4,7 @@ Three faces on one ``EventLoop``: plain coroutines (``run``, ``spawn``, ``recv``
 generators that yield ``(TaskType.TO_READ, sock)``, and everything of asyncio.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from pyloop._core import (
@@ -33,7 +34,7 @@ from pyloop._loop import EventLoop, new_event_loop
 from pyloop._run import run, timeout
 from pyloop._version import __version__
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or sys.version_info < (3, 14):
     from pyloop._policy import EventLoopPolicy, install
 
 __all__ = [
@@ -67,7 +68,9 @@ __all__ = [
     "wait_writable",
 ]
 
-if not TYPE_CHECKING:  # else a type checker would take every name for one of ours
+# From 3.14 on policies are deprecated, to go away in 3.16: imported when asked for.  Not before,
+# since a module with __getattr__ costs each `pyloop.recv` in a hot loop its specialised look-up.
+if not TYPE_CHECKING and sys.version_info >= (3, 14):
 
     def __getattr__(name):
         """Import what belongs to event loop policies when it is asked for."""

@@ -33,7 +33,8 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 
 
-class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
+# For 3.11 asyncio's stubs say that create_task() makes an asyncio.Task of a generator, too.
+class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc, unused-ignore]
     """An event loop for coroutines, generators and everything of asyncio.
 
     Args:

@@ -73,7 +73,7 @@ class Process:
                 self.process.send_signal(signal.SIGTERM)
                 status = self.wait()
                 if kind is None:
-                    assert (status, self.stderr()) == (0, "")
+                    assert (status, self.stderr()) == (0, ""), self.stderr()
         finally:
             if kind is not None:
                 print(self.stderr(), file=sys.stderr)

@@ -4,6 +4,8 @@
 
 #include "methods.h"
 
+#include <string.h>
+
 #include "sched/args.h"
 #include "sched/ioop.h"
 
@@ -30,14 +32,46 @@ check_nonblocking(PyObject *sock)
     return 0;
 }
 
+/* What is no socket.socket but acts like one is left to asyncio's own method
+ * of this name, which calls the object's methods. */
+static PyObject *
+call_asyncio(LoopObject *self, const struct args_spec *spec,
+             PyObject *const *bound)
+{
+    PyObject *stack[4] = {(PyObject *)self};
+    memcpy(stack + 1, bound, (size_t)spec->n_params * sizeof(*bound));
+    PyObject *module = PyImport_ImportModule("asyncio.selector_events");
+    PyObject *type
+        = module != NULL
+              ? PyObject_GetAttrString(module, "BaseSelectorEventLoop")
+              : NULL;
+    PyObject *method
+        = type != NULL ? PyObject_GetAttrString(type, spec->function) : NULL;
+    PyObject *result
+        = method != NULL
+              ? PyObject_Vectorcall(method, stack, (size_t)spec->n_params + 1,
+                                    NULL)
+              : NULL;
+    Py_XDECREF(method);
+    Py_XDECREF(type);
+    Py_XDECREF(module);
+    return result;
+}
+
 static PyObject *
 sock_op(LoopObject *self, const struct args_spec *spec, ioop_fn function,
         PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *bound[3];
-    if (args_bind(spec, args, nargs, kwnames, bound) < 0
-        || (PL_UNLIKELY(self->debug) && check_nonblocking(bound[0]) < 0))
+    if (args_bind(spec, args, nargs, kwnames, bound) < 0) {
+        return NULL;
+    }
+    if (PL_UNLIKELY(!PyObject_TypeCheck(
+            bound[0], (PyTypeObject *)self->state->RawSocketType)))
     {
+        return call_asyncio(self, spec, bound);
+    }
+    if (PL_UNLIKELY(self->debug) && check_nonblocking(bound[0]) < 0) {
         return NULL;
     }
     PyObject *module = PyType_GetModule(self->state->LoopType);

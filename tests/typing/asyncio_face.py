@@ -44,6 +44,15 @@ def loops() -> None:
         assert_type(runner.run(number()), int)
 
 
+async def socket_calls(loop: pyloop.EventLoop, sock: socket.socket) -> None:
+    assert_type(await loop.sock_recv(sock, 10), bytes)
+    assert_type(await loop.sock_recv_into(sock, bytearray(10)), int)
+    assert_type(await loop.sock_sendto(sock, b"", ("localhost", 1)), int)
+    await loop.sock_connect(sock, ("localhost", 1))
+    conn, _ = await loop.sock_accept(sock)
+    assert_type(conn, socket.socket)
+
+
 def callbacks(loop: pyloop.EventLoop) -> None:
     handle: asyncio.Handle = loop.call_soon(report, "a", 1)
     handle.cancel()
