@@ -12,9 +12,8 @@ import logging
 import socket
 import sys
 import time
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
 
-from pyloop import Selector
 from pyloop.examples._cli import (
     SHORTAGE,
     SHORTAGE_PAUSE,
@@ -116,7 +115,7 @@ class Client:
 
 def serve(host: str, port: int) -> None:
     """Serve until KeyboardInterrupt."""
-    with Selector() as selector, listen(host, port) as listener:
+    with DefaultSelector() as selector, listen(host, port) as listener:
         print(f"Callbacks: listening on {name_of(listener)}", flush=True)
         try:
             Server(selector, listener).run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import os
 import selectors
 import signal
@@ -174,7 +175,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             ValueError: not a signal, or not in the main thread.
             RuntimeError: the signal cannot be caught, or the loop is closed.
         """
-        if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
+        if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)  # type: ignore[attr-defined]
         self._check_closed()

@@ -35,7 +35,7 @@ ANY_ADDRESS_5000: Change = ("('localhost', 5000)", "('127.0.0.1', 0)")
 
 # asyncio.run() and asyncio.new_event_loop() give pyloop's loop; stderr says so.
 ASYNCIO = """
-import asyncio, sys, warnings
+import asyncio, sys
 import pyloop
 
 def pyloops_loop():

@@ -40,6 +40,16 @@ exception_put(PyObject *exc)
 #endif
 }
 
+static inline Py_hash_t
+hash_pointer(const void *pointer)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_HashPointer(pointer);
+#else
+    return _Py_HashPointer(pointer);
+#endif
+}
+
 /* Thread-local storage that needs no call to be read.  glibc keeps room for a
  * few such words in libraries that are loaded late; others do not. */
 #if defined(__GLIBC__)

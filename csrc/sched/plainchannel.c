@@ -11,6 +11,8 @@
 #include <Python.h>
 
 #include "channel.h"
+
+#include "compat.h"
 #include "task.h"
 
 enum { PHASE_RECV, PHASE_SEND };
@@ -118,12 +120,11 @@ plain_arm(OpObject *op)
     }
     Py_DECREF(partner);
     if (rc < 0 && op->value != NULL) {
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
+        PyObject *pending = exception_take();
         if (PyDict_DelItem(loop->tasks.plain_waiters, op->value) < 0) {
             PyErr_Clear();
         }
-        PyErr_Restore(type, value, traceback);
+        exception_put(pending);
     }
     return rc;
 }
@@ -131,8 +132,7 @@ plain_arm(OpObject *op)
 static void
 plain_disarm(OpObject *op)
 {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *pending = exception_take();
     Py_INCREF(op);
     PyObject *mine = attribute_of(op, true);
     PyObject *present = PyObject_GetAttr(op->object, mine);
@@ -149,7 +149,9 @@ plain_disarm(OpObject *op)
         PyErr_Clear();
     }
     Py_DECREF(op);
-    PyErr_Restore(type, value, traceback);
+    if (pending != NULL) {
+        exception_put(pending);
+    }
 }
 
 static const struct op_kind op_kind_plainchannel = {
