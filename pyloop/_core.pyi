@@ -265,7 +265,6 @@ class LoopCore:
     def create_task(
         self,
         coro: Coroutine[Any, Any, _T],
-        /,
         *,
         name: object = None,
         context: Context | None = None,
@@ -275,7 +274,6 @@ class LoopCore:
     def create_task(
         self,
         coro: Generator[Any, Any, _T],
-        /,
         *,
         name: object = None,
         context: Context | None = None,
@@ -315,7 +313,6 @@ class LoopCore:
     def _create_native_task(
         self,
         coro: _Startable[_T],
-        /,
         *,
         name: object = None,
         context: Context | None = None,

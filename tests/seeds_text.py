@@ -102,6 +102,11 @@ class Script(Process):
         """Whether there is something of its stdout to be read."""
         return bool(select.select([self.process.stdout], [], [], 0)[0])
 
+    def is_asleep(self) -> bool:
+        """Whether its thread waits in the kernel."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "S"
+
     def kill(self) -> None:
         """End it at once: the seeds' servers have no end of their own."""
         self.process.kill()

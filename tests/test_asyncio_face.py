@@ -773,6 +773,8 @@ loop.run_until_complete(main())
 assert child_says(lambda: loop.run_forever()) == FOREIGN
 assert child_says(lambda: loop.call_soon(print)) == FOREIGN
 loop.close()
+left.close()
+right.close()
 print("ok")
 """,
         backend,
@@ -787,9 +789,10 @@ loop = pyloop.EventLoop()
 async def inner():
     await asyncio.sleep(0.001)
     left, right = socket.socketpair()
-    left.setblocking(False)
-    right.send(b"x")
-    return await pyloop.recv(left)
+    with left, right:
+        left.setblocking(False)
+        right.send(b"x")
+        return await pyloop.recv(left)
 
 def own_loop():
     try:

@@ -25,7 +25,11 @@ def no_policy_left() -> Iterator[None]:
 def install() -> None:
     """pyloop.install(), with the warning that is due on a Python that deprecates policies."""
     deprecated = sys.version_info >= (3, 14)
-    with pytest.warns(DeprecationWarning, match="loop_factory") if deprecated else contextlib.nullcontext():
+    with (
+        pytest.warns(DeprecationWarning, match="loop_factory")
+        if deprecated
+        else contextlib.nullcontext()
+    ):
         pyloop.install()
 
 

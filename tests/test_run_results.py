@@ -417,3 +417,16 @@ def test_debug_is_passed_to_the_loop() -> None:
 
     assert pyloop.run(root(), debug=True) is True
     assert pyloop.run(root(), debug=False) is False
+
+
+def test_done_callbacks_of_the_last_task_run() -> None:
+    ended: list[str] = []
+
+    async def root() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda done: ended.append(done.result()))
+        return "root"
+
+    assert pyloop.run(root()) == "root"
+    assert ended == ["root"]

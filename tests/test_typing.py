@@ -44,4 +44,8 @@ def test_the_package(tmp_path: Path) -> None:
 def test_stubs_are_true(tmp_path: Path) -> None:
     """Names, signatures and values of the stubs are those of the compiled module."""
     config = str(ROOT / "pyproject.toml")
-    check(tmp_path, "mypy.stubtest", "--mypy-config-file", config, "pyloop")
+    allowlist = tmp_path / "allowlist"
+    # Where they are installed: in the checkout they are in another folder, and have no stubs.
+    allowlist.write_text("pyloop\\.examples.*\n")
+    allowed = [f"--allowlist={allowlist}", "--ignore-unused-allowlist"]
+    check(tmp_path, "mypy.stubtest", "--mypy-config-file", config, *allowed, "pyloop")

@@ -8,34 +8,29 @@
 #include "sched/handle.h"
 #include "sched/task.h"
 
-/* `skip` leading positional arguments belong to the caller. */
 int
-loopcall_parse(struct loopcall *call, const char *who, Py_ssize_t skip,
+loopcall_parse(struct loopcall *call, const struct args_spec *spec,
                PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (PL_UNLIKELY(nargs <= skip)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required argument 'callback' (pos %zd)",
-                     who, skip + 1);
-        return -1;
-    }
-    call->callback = args[skip];
-    call->args = args + skip + 1;
-    call->nargs = nargs - skip - 1;
-    call->context = NULL;
-    if (kwnames == NULL) {
+    int n = spec->n_positional;
+    call->args = args + n;
+    call->nargs = nargs > n ? nargs - n : 0;
+    if (PL_LIKELY(kwnames == NULL && nargs >= n)) {
+        call->first = args[0];
+        call->callback = args[n - 1];
+        call->context = NULL;
         return 0;
     }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (PyUnicode_CompareWithASCIIString(name, "context") != 0) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() got an unexpected keyword argument '%U'", who,
-                         name);
-            return -1;
-        }
-        call->context = args[nargs + i];
+    PyObject *bound[3];
+    if (args_bind_apart(spec, args, nargs < n ? nargs : n, args + nargs,
+                        kwnames, bound)
+        < 0)
+    {
+        return -1;
     }
+    call->first = bound[0];
+    call->callback = bound[n - 1];
+    call->context = spec->n_params > n ? bound[n] : NULL;
     return 0;
 }
 
@@ -75,9 +70,11 @@ PyObject *
 Loop_call_soon(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
+    static const char *const names[] = {"callback", "context"};
+    static const struct args_spec spec = {"call_soon", names, 2, 1, 1};
     struct loopcall call;
     if (loop_check_usable(self) < 0
-        || loopcall_parse(&call, "call_soon", 0, args, nargs, kwnames) < 0
+        || loopcall_parse(&call, &spec, args, nargs, kwnames) < 0
         || (PL_UNLIKELY(self->debug)
             && debug_checks(self, call.callback, "call_soon", false) < 0))
     {
@@ -102,11 +99,12 @@ PyObject *
 Loop_call_soon_threadsafe(LoopObject *self, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = {"callback", "context"};
+    static const struct args_spec spec
+        = {"call_soon_threadsafe", names, 2, 1, 1};
     struct loopcall call;
     if (loop_check_usable(self) < 0
-        || loopcall_parse(&call, "call_soon_threadsafe", 0, args, nargs,
-                          kwnames)
-               < 0
+        || loopcall_parse(&call, &spec, args, nargs, kwnames) < 0
         || (PL_UNLIKELY(self->debug)
             && debug_checks(self, call.callback, "call_soon_threadsafe", true)
                    < 0))
@@ -133,20 +131,14 @@ ceil_ns(double seconds)
 }
 
 static int
-parse_seconds(PyObject *const *args, Py_ssize_t nargs, const char *who,
-              const char *what, double *out)
+parse_seconds(PyObject *seconds, const char *what, double *out)
 {
-    if (nargs < 1) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required argument '%s' (pos 1)", who, what);
-        return -1;
-    }
-    if (args[0] == Py_None) {
+    if (seconds == Py_None) {
         PyErr_Format(PyExc_TypeError, "%s %s be None", what,
                      what[0] == 'd' ? "must not" : "cannot");
         return -1;
     }
-    *out = PyFloat_AsDouble(args[0]);
+    *out = PyFloat_AsDouble(seconds);
     return *out == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
@@ -160,11 +152,13 @@ PyObject *
 Loop_call_later(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
+    static const char *const names[] = {"delay", "callback", "context"};
+    static const struct args_spec spec = {"call_later", names, 3, 2, 2};
     struct loopcall call;
     double delay;
     if (loop_check_usable(self) < 0
-        || parse_seconds(args, nargs, "call_later", "delay", &delay) < 0
-        || loopcall_parse(&call, "call_later", 1, args, nargs, kwnames) < 0
+        || loopcall_parse(&call, &spec, args, nargs, kwnames) < 0
+        || parse_seconds(call.first, "delay", &delay) < 0
         || (PL_UNLIKELY(self->debug)
             && debug_checks(self, call.callback, "call_at", false) < 0))
     {
@@ -189,11 +183,13 @@ PyObject *
 Loop_call_at(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
+    static const char *const names[] = {"when", "callback", "context"};
+    static const struct args_spec spec = {"call_at", names, 3, 2, 2};
     struct loopcall call;
     double when;
     if (loop_check_usable(self) < 0
-        || parse_seconds(args, nargs, "call_at", "when", &when) < 0
-        || loopcall_parse(&call, "call_at", 1, args, nargs, kwnames) < 0
+        || loopcall_parse(&call, &spec, args, nargs, kwnames) < 0
+        || parse_seconds(call.first, "when", &when) < 0
         || (PL_UNLIKELY(self->debug)
             && debug_checks(self, call.callback, "call_at", false) < 0))
     {

@@ -5,19 +5,22 @@
 
 #include <Python.h>
 
+#include "sched/args.h"
 #include "sched/loop.h"
 
 /* What call_soon(callback, *args, context=None) and its like were given. */
 struct loopcall {
+    PyObject *first; /* what comes before the callback, else the callback */
     PyObject *callback;
     PyObject *const *args;
     Py_ssize_t nargs;
     PyObject *context; /* NULL: a copy of the current one */
 };
 
-/* Sorts a vectorcall's arguments out; the first `skip` are the caller's.  -1
- * with TypeError. */
-int loopcall_parse(struct loopcall *call, const char *who, Py_ssize_t skip,
+/* Sorts a vectorcall's arguments out.  The last positional parameter of `spec`
+ * is the callback, whose own arguments follow it; one more parameter, if there
+ * is one, is the context.  -1 with TypeError. */
+int loopcall_parse(struct loopcall *call, const struct args_spec *spec,
                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 /* calls.c */

@@ -15,10 +15,12 @@ PyObject *
 Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
 {
+    static const char *const names[] = {NULL, NULL};
+    static const struct args_spec spec
+        = {"add_signal_handler", names, 2, 2, 2};
     struct loopcall call;
     if (loop_check_usable(self) < 0
-        || loopcall_parse(&call, "add_signal_handler", 1, args, nargs, kwnames)
-               < 0)
+        || loopcall_parse(&call, &spec, args, nargs, kwnames) < 0)
     {
         return NULL;
     }

@@ -7,7 +7,7 @@
 #include "sched/task.h"
 
 const char Loop_create_native_doc[] = PyDoc_STR(
-             "_create_native_task($self, coro, /, *, name=None, context=None, "
+             "_create_native_task($self, /, coro, *, name=None, context=None, "
              "root=False)\n--\n\n"
              "Make a pyloop.Task of a coroutine or generator.");
 
@@ -50,7 +50,7 @@ Loop__create_native_task(LoopObject *self, PyObject *const *args,
 }
 
 const char Loop_create_task_doc[]
-    = PyDoc_STR("create_task($self, coro, /, **kwargs)\n--\n\n"
+    = PyDoc_STR("create_task($self, /, coro, **kwargs)\n--\n\n"
                 "Make a task: of a generator a pyloop.Task, of a coroutine an "
                 "asyncio.Task.\n\n"
                 "Keyword arguments are those of asyncio.Task (name, context, "
@@ -88,7 +88,18 @@ PyObject *
 Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
 {
-    if (nargs == 1 && PyGen_CheckExact(args[0])) {
+    PyObject *coro = nargs == 1 ? args[0] : NULL;
+    if (nargs == 0 && kwnames != NULL) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+            if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i),
+                                                 "coro")
+                == 0)
+            {
+                coro = args[i];
+            }
+        }
+    }
+    if (coro != NULL && PyGen_CheckExact(coro)) {
         return Loop__create_native_task(self, args, nargs, kwnames);
     }
     if (nargs == 1 && self->task_factory == NULL && !self->closed

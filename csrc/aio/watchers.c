@@ -105,9 +105,11 @@ static PyObject *
 add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames, int side, const char *who)
 {
+    static const char *const names[] = {NULL, NULL};
+    const struct args_spec spec = {who, names, 2, 2, 2};
     struct loopcall call;
     if (loop_check_usable(self) < 0
-        || loopcall_parse(&call, who, 1, args, nargs, kwnames) < 0)
+        || loopcall_parse(&call, &spec, args, nargs, kwnames) < 0)
     {
         return NULL;
     }

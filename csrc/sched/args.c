@@ -6,7 +6,9 @@ static int
 find_name(const struct args_spec *spec, PyObject *name)
 {
     for (int i = 0; i < spec->n_params; i++) {
-        if (PyUnicode_CompareWithASCIIString(name, spec->names[i]) == 0) {
+        if (spec->names[i] != NULL
+            && PyUnicode_CompareWithASCIIString(name, spec->names[i]) == 0)
+        {
             return i;
         }
     }
@@ -16,6 +18,14 @@ find_name(const struct args_spec *spec, PyObject *name)
 int
 args_bind(const struct args_spec *spec, PyObject *const *args,
           Py_ssize_t nargs, PyObject *kwnames, PyObject **out)
+{
+    return args_bind_apart(spec, args, nargs, args + nargs, kwnames, out);
+}
+
+int
+args_bind_apart(const struct args_spec *spec, PyObject *const *args,
+                Py_ssize_t nargs, PyObject *const *kwvalues,
+                PyObject *kwnames, PyObject **out)
 {
     if (nargs > spec->n_positional) {
         PyErr_Format(PyExc_TypeError,
@@ -51,15 +61,22 @@ args_bind(const struct args_spec *spec, PyObject *const *args,
                          spec->function, spec->names[at]);
             return -1;
         }
-        out[at] = args[nargs + k];
+        out[at] = kwvalues[k];
     }
     for (i = 0; i < spec->n_required; i++) {
-        if (out[i] == NULL) {
+        if (out[i] != NULL) {
+            continue;
+        }
+        if (spec->names[i] == NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() missing required positional argument %d",
+                         spec->function, i + 1);
+        } else {
             PyErr_Format(PyExc_TypeError,
                          "%s() missing required argument '%s' (pos %d)",
                          spec->function, spec->names[i], i + 1);
-            return -1;
         }
+        return -1;
     }
     return 0;
 }

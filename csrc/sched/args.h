@@ -6,7 +6,8 @@
 
 struct args_spec {
     const char *function;     /* for messages, without parentheses */
-    const char *const *names; /* all parameters, in order */
+    const char *const *names; /* all parameters, in order; NULL: by position
+                                 only */
     int n_params;
     int n_positional; /* the first so many may be given by position */
     int n_required;   /* the first so many must be given */
@@ -17,5 +18,11 @@ struct args_spec {
  * of that signature raises. */
 int args_bind(const struct args_spec *spec, PyObject *const *args,
               Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
+
+/* The same where the keywords' values do not follow the positional arguments
+ * that are to be bound: what lies between them is the caller's. */
+int args_bind_apart(const struct args_spec *spec, PyObject *const *args,
+                    Py_ssize_t nargs, PyObject *const *kwvalues,
+                    PyObject *kwnames, PyObject **out);
 
 #endif

@@ -229,6 +229,7 @@ static enum loop_exit
 run_turns(LoopObject *loop, enum loop_mode mode)
 {
     bool may_be_stuck = mode == LOOP_MODE_TASKS_WAIT;
+    bool has_settled = false;
     loop->ready.must_poll = true;
     for (;;) {
         if (mode != LOOP_MODE_FOREVER) {
@@ -236,8 +237,17 @@ run_turns(LoopObject *loop, enum loop_mode mode)
                 return LOOP_EXIT_FAILED;
             }
             if (loop->tasks.n_live == 0) {
-                return LOOP_EXIT_ENDED;
+                if (has_settled) {
+                    return LOOP_EXIT_ENDED;
+                }
+                /* What the last task's end has scheduled: its callbacks. */
+                has_settled = true;
+                if (run_ready(loop) < 0) {
+                    return LOOP_EXIT_ERROR;
+                }
+                continue;
             }
+            has_settled = false;
             if (!may_be_stuck && is_stuck(loop)) {
                 return LOOP_EXIT_STUCK;
             }

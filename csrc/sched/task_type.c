@@ -125,7 +125,7 @@ static PyObject *
 Task_add_done_callback(TaskObject *task, PyObject *const *args,
                        Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"fn", "context"};
+    static const char *const names[] = {NULL, "context"};
     static const struct args_spec spec = {"add_done_callback", names, 2, 1, 1};
     PyObject *bound[2];
     if (args_bind(&spec, args, nargs, kwnames, bound) < 0) {

@@ -75,7 +75,9 @@ def test_connections_at_the_same_time(run: Run, tmp_path: Path) -> None:
 
 def test_a_cancelled_query(run: Run) -> None:
     """The answer to a task that no longer waits is dropped; the connection stays usable."""
-    endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    endless = (
+        "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    )
 
     async def main() -> None:
         async with aiosqlite.connect(":memory:") as database:

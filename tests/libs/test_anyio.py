@@ -285,16 +285,15 @@ def test_streams(run: Run, kind: str, tmp_path: Path, request: pytest.FixtureReq
         tls += [request.getfixturevalue("server_tls"), request.getfixturevalue("client_tls")]
     data = os.urandom(MIB)
 
-    async def connect(listener: Any) -> anyio.abc.ByteStream:
+    async def connect(port: int) -> anyio.abc.ByteStream:
         if kind == "unix":
             return await anyio.connect_unix(str(tmp_path / "socket"))
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
         if kind == "tcp":
             return await anyio.connect_tcp("127.0.0.1", port)
         return await anyio.connect_tcp("127.0.0.1", port, ssl_context=tls[1])
 
-    async def talk(listener: Any) -> None:
-        async with await connect(listener) as stream:
+    async def talk(port: int) -> None:
+        async with await connect(port) as stream:
             async with anyio.create_task_group() as group:
                 group.start_soon(stream.send, data)
                 received = b""
@@ -307,17 +306,19 @@ def test_streams(run: Run, kind: str, tmp_path: Path, request: pytest.FixtureReq
 
     async def main() -> None:
         listener: Any
+        port = 0
         if kind == "unix":
             listener = await anyio.create_unix_listener(str(tmp_path / "socket"))
         else:
             listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+            port = listener.extra(anyio.abc.SocketAttribute.local_port)
             if kind == "tls":
                 listener = TLSListener(listener, tls[0])
         async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, echo)
             async with anyio.create_task_group() as clients:
                 for _ in range(20):
-                    clients.start_soon(talk, listener)
+                    clients.start_soon(talk, port)
             group.cancel_scope.cancel()
 
     run(main())

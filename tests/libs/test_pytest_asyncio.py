@@ -109,7 +109,7 @@ def test_nothing_is_left():
     gc.collect()
 '''
 
-FACTORY_HOOK = '''
+FACTORY_HOOK = """
 import asyncio, importlib
 
 def pytest_asyncio_loop_factories(config, item):
@@ -117,9 +117,9 @@ def pytest_asyncio_loop_factories(config, item):
     if name == "asyncio":
         return {name: asyncio.SelectorEventLoop}
     return {name: importlib.import_module(name).new_event_loop}
-'''
+"""
 
-POLICY_FIXTURE = '''
+POLICY_FIXTURE = """
 import asyncio, importlib
 import pytest
 
@@ -129,29 +129,39 @@ def event_loop_policy():
     if name == "asyncio":
         return asyncio.DefaultEventLoopPolicy()
     return importlib.import_module(name).EventLoopPolicy()
-'''
+"""
 
 
 @pytest.mark.parametrize("way", ["factory", "policy"])
 def test_a_suite(loop_name: str, way: str, tmp_path: Path) -> None:
-    conftest, allowed = POLICY_FIXTURE, []
+    conftest, allowed = POLICY_FIXTURE, ""
     if way == "factory":
         if VERSION < (1, 4):
             pytest.skip("pytest-asyncio is too old for loop factories")
         conftest = FACTORY_HOOK
     else:
         # Deprecated where there are loop factories, and still how most suites do it.
-        allowed = ["-W", "ignore:Overriding the .event_loop_policy. fixture"]
+        allowed = "    ignore:Overriding the .event_loop_policy. fixture\n"
     (tmp_path / "conftest.py").write_text(conftest.replace("LOOP", loop_name))
     (tmp_path / "test_suite.py").write_text(SUITE.replace("LOOP", loop_name))
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nasyncio_mode = strict\nasyncio_default_fixture_loop_scope = function\n"
+        f"filterwarnings =\n    error\n{allowed}"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-p", "asyncio"]
-        + ["-W", "error", *allowed, "--rootdir", str(tmp_path), "-q", str(tmp_path)],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "pytest_asyncio.plugin",
+        ]
+        + ["--rootdir", str(tmp_path), "-q", str(tmp_path)],
         cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        env={**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=60,

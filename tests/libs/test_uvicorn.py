@@ -191,7 +191,7 @@ def test_websocket(run: Run) -> None:
 # ------------------------------------------------------- as a program
 
 # The gate is a FIFO: to read it takes until the test writes to it.
-APP = '''
+APP = """
 import asyncio
 import pathlib
 
@@ -210,7 +210,7 @@ async def app(scope, receive, send):
     else:
         body = type(asyncio.get_running_loop()).__module__.encode()
     await send({"type": "http.response.body", "body": body})
-'''
+"""
 
 
 class Log:

@@ -3,6 +3,7 @@
 run_asyncio_suite.py tells how they are run, expected.py which ones look into private parts.
 """
 
+import faulthandler
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +23,7 @@ Result = tuple[dict[str, Outcome], int]
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> dict[str, Result]:
     """How the modules ended whose tests were selected; two run at a time."""
+    faulthandler.cancel_dump_traceback_later()  # pytest's: this takes long, and is no hang
     wanted = {
         item.callspec.params["module"]
         for item in request.session.items
