@@ -61,6 +61,7 @@ Loop_tp_dealloc(LoopObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    self->thread_id = 0; /* nothing runs what nobody refers to */
     (void)Loop_tp_clear(self);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);

@@ -65,7 +65,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         try:
             self._init_core(backend)
         except BaseException:
-            self._closed = True  # nothing to close, nothing to warn about
+            if self.backend is None:
+                self._closed = True  # nothing to close, nothing to warn about
             raise
         # Past SelectorEventLoop.__init__, which makes a selector and a self-pipe: the core has
         # both in its reactor.

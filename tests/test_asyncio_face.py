@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -1045,3 +1046,15 @@ def test_closing_a_loop_with_readers_closes_none_of_their_files(backend: str) ->
         right.send(b"x")
         assert left.recv(1) == b"x"
         assert isinstance(left, socket.socket)
+
+
+def test_the_last_signal_reaches_its_handler() -> None:
+    seen: list[int] = []
+    loop = pyloop.EventLoop()
+    try:
+        loop.add_signal_handler(signal.SIGRTMAX, lambda: (seen.append(1), loop.stop()))
+        loop.call_soon(signal.raise_signal, signal.SIGRTMAX)
+        loop.run_forever()
+    finally:
+        loop.close()
+    assert seen == [1]

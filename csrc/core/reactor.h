@@ -30,8 +30,9 @@ struct reactor {
     struct fdtable fds;
     struct timerheap timers;
     struct wakeup wakeup;
-    uint64_t signals;   /* numbers that came through the wake-up, bit n
-                               for number n; the loop above clears them */
+    /* Numbers that came through the wake-up, bit n - 1 for number n; the
+     * loop above clears them. */
+    uint64_t signals;
     struct list dirty;  /* watches whose wanted and armed may differ */
     uint32_t n_waiters; /* waiters set in all watches, the wake-up's not
                                counted */

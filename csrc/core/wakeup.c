@@ -54,11 +54,11 @@ wakeup_drain(const struct wakeup *wakeup)
     do {
         n = read(wakeup->read_fd, buffer, sizeof(buffer));
         for (ssize_t i = 0; i < n; i++) {
-            if (buffer[i] < 64) {
-                numbers |= UINT64_C(1) << buffer[i];
+            if (buffer[i] >= 1 && buffer[i] <= 64) {
+                numbers |= UINT64_C(1) << (buffer[i] - 1);
             }
         }
         /* Less than was asked for: it is empty. */
     } while (n == (ssize_t)sizeof(buffer) || (n < 0 && errno == EINTR));
-    return numbers & ~UINT64_C(1);
+    return numbers;
 }

@@ -21,8 +21,8 @@ int wakeup_init(struct wakeup *wakeup);
 void wakeup_destroy(struct wakeup *wakeup);
 /* Makes read_fd readable.  Async-signal-safe and thread-safe; keeps errno. */
 void wakeup_signal(const struct wakeup *wakeup);
-/* Takes back what was signalled so far.  Returns the numbers 1 to 63 among
- * the bytes, as a set: bit n for number n. */
+/* Takes back what was signalled so far.  Returns the numbers 1 to 64 among
+ * the bytes, as a set: bit n - 1 for number n. */
 uint64_t wakeup_drain(const struct wakeup *wakeup);
 
 #endif

@@ -127,8 +127,8 @@ run_signals(LoopObject *loop)
     if (loop->signals.handlers == NULL) {
         return 0;
     }
-    for (int signum = 1; signum < 64; signum++) {
-        if (!(signals >> signum & 1)) {
+    for (int signum = 1; signum <= 64; signum++) {
+        if (!(signals >> (signum - 1) & 1)) {
             continue;
         }
         PyObject *key = PyLong_FromLong(signum);

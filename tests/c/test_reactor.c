@@ -721,7 +721,7 @@ test_wakeup_and_timers(void)
     CHECK_EQ(reactor_wait(&reactor, PL_FOREVER), 0);
     CHECK_EQ(write(reactor.wakeup.write_fd, "\x01", 1), 1);
     CHECK_EQ(reactor_wait(&reactor, PL_FOREVER), 0);
-    CHECK_EQ(reactor.signals, 1 << 1 | 1 << 2 | 1 << 15);
+    CHECK_EQ(reactor.signals, 1 << 0 | 1 << 1 | 1 << 14);
     reactor.signals = 0;
 
     struct timer timer;
