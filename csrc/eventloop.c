@@ -11,6 +11,7 @@
 #include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/loop.h"
+#include "sched/poller_selector.h"
 #include "sched/task.h"
 
 /* --- life --- */
@@ -103,6 +104,31 @@ Loop__init_core(LoopObject *self, PyObject *backend)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(Loop_init_on_selector_doc,
+             "_init_on_selector($self, selector, /)\n--\n\n"
+             "Make the reactor; it drives the selectors.BaseSelector.");
+
+static PyObject *
+Loop__init_on_selector(LoopObject *self, PyObject *selector)
+{
+    if (self->initialised) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the event loop is initialised already");
+        return NULL;
+    }
+    struct poller *poller = poller_selector_new(self);
+    if (poller == NULL) {
+        return PyErr_NoMemory();
+    }
+    Py_XSETREF(self->selector, Py_NewRef(selector));
+    if (loop_init_with(self, &poller_selector_ops, poller) < 0) {
+        poller_selector_ops.destroy(poller);
+        Py_CLEAR(self->selector);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(Loop_release_core_doc,
              "_release_core($self, /)\n--\n\n"
              "Mark the loop closed and release all it holds.");
@@ -113,6 +139,12 @@ Loop__release_core(LoopObject *self, PyObject *Py_UNUSED(ignored))
     if (self->thread_id != 0) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot close a running event loop");
+        return NULL;
+    }
+    if (self->in_selector) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Cannot close the event loop from within its "
+                        "selector");
         return NULL;
     }
     Py_INCREF(self);
@@ -445,6 +477,7 @@ Loop_get_backend(LoopObject *self, void *Py_UNUSED(closure))
 
 static PyMethodDef Loop_methods[] = {
     LOOP_O(_init_core, Loop_init_core_doc),
+    LOOP_O(_init_on_selector, Loop_init_on_selector_doc),
     LOOP_NOARGS(_release_core, Loop_release_core_doc),
     LOOP_NOARGS(run_forever, Loop_run_forever_doc),
     LOOP_O(_run_tasks, Loop_run_tasks_doc),

@@ -40,12 +40,15 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
 
     Args:
         main: a coroutine or generator that ``run()`` without arguments starts with.
-        selector: a ``selectors.BaseSelector`` to drive instead of the loop's own poller.
+        selector: a ``selectors.BaseSelector`` to drive instead of the loop's own poller. Each
+            socket that is waited for is registered in it once, with the pair (reader, writer) as
+            data: the coroutine of a waiting task, the Handle of a callback, None for nobody.
+            It is the loop's from then on, and closed with it.
         backend: ``"epoll"`` or ``"poll"``; default ``$PYLOOP_BACKEND``, else the best there is.
 
     Raises:
-        ValueError: no such backend.
-        TypeError: ``main`` is not a coroutine or generator.
+        ValueError: no such backend, or both a selector and a backend.
+        TypeError: ``main`` is not a coroutine or generator, ``selector`` not a selector.
 
     Example:
         ``EventLoop(main=server.serve_forever()).run()``
@@ -55,6 +58,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
     _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
     _default_executor: Executor | None
 
+    # The one that the user gave; None also after close().
+    _own_selector: BaseSelector | None = None
+
     def __init__(
         self,
         main: _Startable[Any] | None = None,
@@ -63,7 +69,12 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         backend: str | None = None,
     ) -> None:
         try:
-            self._init_core(backend)
+            if selector is None:
+                self._init_core(backend)
+            else:
+                _check_selector(selector, backend)
+                self._init_on_selector(selector)
+                self._own_selector = selector
         except BaseException:
             if self.backend is None:
                 self._closed = True  # nothing to close, nothing to warn about
@@ -140,7 +151,12 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             self._drop_signal_handlers()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
-        self._release_core()
+        own, self._own_selector = self._own_selector, None
+        try:
+            if own is not None:
+                own.close()
+        finally:
+            self._release_core()
         executor = self._default_executor
         self._executor_shutdown_called = True
         if executor is not None:
@@ -148,8 +164,10 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             executor.shutdown(wait=False)
 
     @property
-    def _selector(self) -> _Watched | None:
+    def _selector(self) -> BaseSelector | _Watched | None:
         """What asyncio's transports look at, to say in their repr what they wait for."""
+        if self._own_selector is not None:
+            return self._own_selector
         return None if self.is_closed() else _Watched(self)
 
     def _make_self_pipe(self) -> None:
@@ -223,6 +241,16 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 stacklevel=3,
             )
             self._signal_handlers.clear()
+
+
+def _check_selector(selector: object, backend: str | None) -> None:
+    if not isinstance(selector, BaseSelector):
+        raise TypeError(
+            "selector must be a selectors.BaseSelector or None, "
+            f"not {type(selector).__name__} ({selector!r})"
+        )
+    if backend is not None:
+        raise ValueError(f"give a selector or a backend, not both (backend={backend!r})")
 
 
 class _Watched:

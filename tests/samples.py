@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -298,6 +299,19 @@ def receive(world: World) -> Any:
     return pyloop.Channel().recv()
 
 
+def registered(world: World) -> Any:
+    selector = pyloop.Selector()
+    selector.register(world.left, selectors.EVENT_READ, [])
+    selector.register(world.right, selectors.EVENT_WRITE)
+    return selector
+
+
+def closed_selector(world: World) -> Any:
+    selector = registered(world)
+    selector.close()
+    return selector
+
+
 SAMPLES: dict[str, dict[str, Callable[[World], Any]]] = {
     "Channel": {
         "new": lambda world: pyloop.Channel(),
@@ -360,6 +374,17 @@ SAMPLES: dict[str, dict[str, Callable[[World], Any]]] = {
         "new": lambda world: world.loop.call_later(1000, nothing, 1),
         "ran": timer_that_ran,
         "cancelled": cancelled_timer,
+    },
+    "Selector": {
+        "bare": lambda world: pyloop.Selector.__new__(pyloop.Selector),
+        "new": lambda world: pyloop.Selector(),
+        "registered": registered,
+        "poll": lambda world: pyloop.Selector("poll"),
+        "closed": closed_selector,
+    },
+    "SelectorMap": {
+        "new": lambda world: pyloop.Selector().get_map(),
+        "registered": lambda world: registered(world).get_map(),
     },
     "LoopCore": {
         "bare": bare_loop,

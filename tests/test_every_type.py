@@ -10,8 +10,10 @@ import contextlib
 import copy
 import gc
 import inspect
+import os
 import pickle
 import random
+import selectors
 import socket
 import sys
 import weakref
@@ -134,6 +136,9 @@ def argument_lists(world: World, subject: Any) -> list[tuple[tuple[Any, ...], di
 
 
 # These are Python's own, or would only put another object in the sample's place.
+# The write end of an empty pipe.
+WRITABLE = os.pipe()[1]
+
 NOT_CALLED = {"__class__", "__init_subclass__", "__subclasshook__", "__new__", "__doc__"}
 
 
@@ -162,9 +167,12 @@ def attempt(call: Callable[[], Any]) -> None:
 
 
 def prepare(subject: Any) -> None:
-    """run_forever() is to return after one turn."""
+    """run_forever() is to return after one turn, select() at once."""
     if isinstance(subject, _core.LoopCore):
         subject.stop()
+    if isinstance(subject, _core.Selector):
+        with contextlib.suppress(KeyError, ValueError):
+            subject.register(WRITABLE, selectors.EVENT_WRITE)
 
 
 def poke(subject: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -274,7 +282,7 @@ def test_which_types_can_be_made() -> None:
         with contextlib.suppress(TypeError):
             kind()
             can_be_made.add(name)
-    assert can_be_made == {"Channel", "LoopCore"}
+    assert can_be_made == {"Channel", "LoopCore", "Selector"}
 
 
 # --- memory ------------------------------------------------------------------------------------
@@ -342,6 +350,8 @@ ROUNDS: dict[str, Callable[[World, int], None]] = {
     "Task": rounds_of_tasks,
     "Wakeup": rounds_of_wakeups,
     "Lines": repeat(SAMPLES["Lines"]["new"]),
+    "Selector": repeat(SAMPLES["Selector"]["registered"], share=4),
+    "SelectorMap": repeat(SAMPLES["SelectorMap"]["registered"], share=4),
     "Handle": rounds_of_handles,
     "TimerHandle": repeat(one_timer),
     "LoopCore": repeat(lambda world: _core.LoopCore()),
@@ -543,7 +553,7 @@ def test_a_type_cannot_be_changed(name: str) -> None:
             delattr(kind, attribute)
 
 
-@pytest.mark.parametrize("name", sorted(set(C_TYPES) - {"Channel", "LoopCore"}))
+@pytest.mark.parametrize("name", sorted(set(C_TYPES) - {"Channel", "LoopCore", "Selector"}))
 def test_a_type_without_constructor_cannot_be_inherited_from(name: str) -> None:
     with pytest.raises(TypeError):
         type("Derived", (C_TYPES[name],), {})

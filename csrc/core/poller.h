@@ -3,8 +3,9 @@
  * A backend turns "tell me when fd is readable" into system calls.  It is one
  * `const struct poller_ops` in one file (poller_epoll.c, poller_poll.c); the
  * loop picks it by name when it is made.  A backend
- *   - fills an array of events and never calls out: whatever a handler does
- *     to other descriptors cannot pull the array from under the dispatcher;
+ *   - fills an array of events and never calls out (all but one: see calls_out
+ *     below): whatever a handler does to other descriptors cannot pull the
+ *     array from under the dispatcher;
  *   - returns every event with the generation that its registration was made
  *     with, so that a stale one is recognised above;
  *   - is level triggered;
@@ -48,6 +49,13 @@ struct io_op {
 
 struct poller_ops {
     const char *name;
+    /* update may be called while another thread is in wait, and takes effect
+     * in that wait. */
+    bool takes_updates_while_waiting;
+    /* The exception to "never calls out": update and wait run code that may do
+     * anything, also to the reactor.  update is then told of each change of a
+     * waiter, also where wanted == armed. */
+    bool calls_out;
     /* 0 if the running kernel can do it, else -errno. */
     int (*probe)(void);
     int (*create)(struct poller **out);

@@ -271,6 +271,7 @@ epoll_fileno(const struct poller *poller)
 
 const struct poller_ops poller_epoll_ops = {
     .name = "epoll",
+    .takes_updates_while_waiting = true,
     .probe = epoll_probe,
     .create = epoll_new,
     .destroy = epoll_destroy,

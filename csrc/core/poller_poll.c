@@ -289,6 +289,7 @@ poll_fileno(const struct poller *poller)
 
 const struct poller_ops poller_poll_ops = {
     .name = "poll",
+    .takes_updates_while_waiting = false,
     .probe = poll_probe,
     .create = poll_new,
     .destroy = poll_destroy,

@@ -33,6 +33,13 @@ enum { REACTOR_UNWANTED = 1, REACTOR_UNSURE = 2, REACTOR_ORPHAN = 4 };
 #define REACTOR_WAKEUP_GENERATION UINT32_MAX
 
 static int
+reactor_register_wakeup(const struct reactor *reactor, struct poller *poller)
+{
+    return reactor->ops->update(poller, reactor->wakeup.read_fd,
+                                REACTOR_WAKEUP_GENERATION, 0, PL_READ);
+}
+
+static int
 reactor_make_poller(const struct reactor *reactor, struct poller **out)
 {
     struct poller *poller;
@@ -40,8 +47,7 @@ reactor_make_poller(const struct reactor *reactor, struct poller **out)
     if (rc < 0) {
         return rc;
     }
-    rc = reactor->ops->update(poller, reactor->wakeup.read_fd,
-                              REACTOR_WAKEUP_GENERATION, 0, PL_READ);
+    rc = reactor_register_wakeup(reactor, poller);
     if (rc < 0) {
         reactor->ops->destroy(poller);
         return rc;
@@ -50,8 +56,9 @@ reactor_make_poller(const struct reactor *reactor, struct poller **out)
     return 0;
 }
 
-int
-reactor_init(struct reactor *reactor, const struct poller_ops *ops)
+/* Everything but the poller. */
+static int
+reactor_prepare(struct reactor *reactor, const struct poller_ops *ops)
 {
     reactor->ops = ops;
     reactor->poller = NULL;
@@ -60,7 +67,13 @@ reactor_init(struct reactor *reactor, const struct poller_ops *ops)
     fdtable_init(&reactor->fds);
     timerheap_init(&reactor->timers);
     list_init(&reactor->dirty);
-    int rc = wakeup_init(&reactor->wakeup);
+    return wakeup_init(&reactor->wakeup);
+}
+
+int
+reactor_init(struct reactor *reactor, const struct poller_ops *ops)
+{
+    int rc = reactor_prepare(reactor, ops);
     if (rc < 0) {
         return rc;
     }
@@ -69,6 +82,23 @@ reactor_init(struct reactor *reactor, const struct poller_ops *ops)
         wakeup_destroy(&reactor->wakeup);
     }
     return rc;
+}
+
+int
+reactor_init_with(struct reactor *reactor, const struct poller_ops *ops,
+                  struct poller *poller)
+{
+    int rc = reactor_prepare(reactor, ops);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = reactor_register_wakeup(reactor, poller);
+    if (rc < 0) {
+        wakeup_destroy(&reactor->wakeup);
+        return rc;
+    }
+    reactor->poller = poller;
+    return 0;
 }
 
 void
@@ -256,7 +286,9 @@ reactor_tell(struct reactor *reactor, struct watch *watch, bool about_to_sleep,
     if (!about_to_sleep && (watch->doubts & REACTOR_UNWANTED) == 0) {
         target |= watch->armed;
     }
-    if (target != watch->armed || (watch->doubts & REACTOR_UNSURE) != 0) {
+    if (target != watch->armed || (watch->doubts & REACTOR_UNSURE) != 0
+        || reactor->ops->calls_out)
+    {
         unsigned presumed = reactor_presumed(watch, target);
         int rc = reactor->ops->update(reactor->poller, watch->fd,
                                       watch->generation, presumed, target);

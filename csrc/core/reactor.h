@@ -47,6 +47,10 @@ typedef void (*reactor_refused_fn)(struct watch *watch, int error, void *arg);
 typedef void (*reactor_released_fn)(void *owner, void *arg);
 
 int reactor_init(struct reactor *reactor, const struct poller_ops *ops);
+/* The same with a poller that was made already.  It is the caller's to destroy
+ * if this fails. */
+int reactor_init_with(struct reactor *reactor, const struct poller_ops *ops,
+                      struct poller *poller);
 /* Waiters and owners must have been cleared or released by the caller. */
 void reactor_destroy(struct reactor *reactor);
 

@@ -56,6 +56,19 @@ loop_watch_forks(void)
 
 /* --- phases of a turn --- */
 
+static int
+sleep_in_poller(struct reactor *reactor)
+{
+    if (reactor->ops->calls_out) {
+        return reactor_wait(reactor, PL_FOREVER);
+    }
+    int n;
+    Py_BEGIN_ALLOW_THREADS
+    n = reactor_wait(reactor, PL_FOREVER);
+    Py_END_ALLOW_THREADS
+    return n;
+}
+
 /* Tells the poller what changed, then sleeps until something happens.  The
  * number of events, or -1 with an exception. */
 static int
@@ -64,9 +77,10 @@ wait_for_events(LoopObject *loop)
     struct reactor *reactor = loop->reactor;
     loop_leave_task(loop);
     bool idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
-    /* call-out: releases sockets, wakes refused waiters */
-    reactor_flush(reactor, idle, loop_watch_refused, loop_watch_released,
-                  loop);
+    /* A selector is to show who waits, not who waited.  call-out: releases
+     * sockets, wakes refused waiters */
+    reactor_flush(reactor, idle || reactor->ops->calls_out, loop_watch_refused,
+                  loop_watch_released, loop);
     idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
     int n;
     if (!idle) {
@@ -75,13 +89,14 @@ wait_for_events(LoopObject *loop)
     else {
         loop->woken = false;
         loop->sleeping = true;
-        Py_BEGIN_ALLOW_THREADS
-        n = reactor_wait(reactor, PL_FOREVER);
-        Py_END_ALLOW_THREADS
+        n = sleep_in_poller(reactor);
         loop->sleeping = false;
     }
     if (n == -EINTR) {
         n = 0;
+    }
+    if (n < 0 && reactor->ops->calls_out && PyErr_Occurred()) {
+        return -1;
     }
     if (n < 0) {
         return errors_from_errno(n, "waiting for events (%s backend)",
@@ -170,6 +185,10 @@ run_ready(LoopObject *loop)
         if (rc < 0) {
             break;
         }
+        if (PL_UNLIKELY(loop->selector != NULL)) {
+            loop_leave_task(loop);
+            loop_watch_show(loop); /* call-out */
+        }
         if (PL_UNLIKELY(loop->forks != loop_forks)) {
             /* It forked, and the child came back here: what else is ready is
              * the parent's to do. */
@@ -182,12 +201,13 @@ run_ready(LoopObject *loop)
 
 /* A turn looks at the poller unless it can be sure that this is not due: only
  * native tasks ran since the last look (asyncio programs expect a look in
- * every turn), there were few of them, and they took no noticeable time. */
+ * every turn; a selector of the user's is called in every turn), there were
+ * few of them, and they took no noticeable time. */
 static bool
 should_poll(LoopObject *loop)
 {
-    if (loop->ready.must_poll || ring_length(&loop->ready.ring) == 0
-        || loop->stopping)
+    if (loop->ready.must_poll || loop->selector != NULL
+        || ring_length(&loop->ready.ring) == 0 || loop->stopping)
     {
         return true;
     }
@@ -203,6 +223,7 @@ loop_turn(LoopObject *loop)
         if (n < 0 || loop_fire_io(loop, n) < 0) {
             return -1;
         }
+        loop_watch_show(loop); /* call-out */
         fire_timers(loop);
         if (run_signals(loop) < 0) {
             return -1;
@@ -384,6 +405,42 @@ loop_stop(LoopObject *loop)
 
 /* --- life --- */
 
+/* poller NULL: a new one. */
+static int
+start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
+{
+    if (loop->reactor != NULL) {
+        /* By the selector that is being registered with, of all callers. */
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the event loop is being initialised");
+        return -1;
+    }
+    /* There from the first try, if this is a second one. */
+    if (loop->ready.ring.slots == NULL && ring_init(&loop->ready.ring, 64) < 0)
+    {
+        PyErr_NoMemory();
+        return -1;
+    }
+    loop->reactor = PyMem_Malloc(sizeof(*loop->reactor));
+    if (loop->reactor == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int rc = poller == NULL ? reactor_init(loop->reactor, ops)
+                            : reactor_init_with(loop->reactor, ops, poller);
+    if (rc < 0) {
+        PyMem_Free(loop->reactor);
+        loop->reactor = NULL;
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+        return errors_from_errno(rc, "making the %s poller", ops->name);
+    }
+    loop->forks = loop_forks;
+    loop->initialised = true;
+    return 0;
+}
+
 int
 loop_init(LoopObject *loop, const char *backend)
 {
@@ -399,24 +456,14 @@ loop_init(LoopObject *loop, const char *backend)
         return errors_from_errno(rc, "backend %s is not available here",
                                  backend != NULL ? backend : "(default)");
     }
-    if (ring_init(&loop->ready.ring, 64) < 0) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    loop->reactor = PyMem_Malloc(sizeof(*loop->reactor));
-    if (loop->reactor == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    rc = reactor_init(loop->reactor, ops);
-    if (rc < 0) {
-        PyMem_Free(loop->reactor);
-        loop->reactor = NULL;
-        return errors_from_errno(rc, "making the %s poller", ops->name);
-    }
-    loop->forks = loop_forks;
-    loop->initialised = true;
-    return 0;
+    return start(loop, ops, NULL);
+}
+
+int
+loop_init_with(LoopObject *loop, const struct poller_ops *ops,
+               struct poller *poller)
+{
+    return start(loop, ops, poller);
 }
 
 static void
@@ -450,6 +497,8 @@ loop_release(LoopObject *loop)
     }
     PyMem_Free(loop->scratch);
     loop->scratch = NULL;
+    Py_CLEAR(loop->selector);       /* call-out */
+    Py_CLEAR(loop->selector_error); /* call-out */
     if (loop->ready.ring.slots != NULL) {
         struct ring ring = loop->ready.ring;
         memset(&loop->ready.ring, 0, sizeof(loop->ready.ring));
@@ -482,6 +531,7 @@ loop_traverse(LoopObject *loop, visitproc visit, void *arg)
     Py_VISIT(loop->tasks.plain_waiters);
     Py_VISIT(loop->task_factory);
     Py_VISIT(loop->selector);
+    Py_VISIT(loop->selector_error);
     return loop_watch_traverse(loop, visit, arg);
 }
 

@@ -96,6 +96,9 @@ typedef struct LoopObject {
     PyObject *task_factory; /* owned: asyncio's, or NULL */
     PyObject *selector; /* owned: the BaseSelector that is driven instead of a
                            poller of our own, or NULL */
+    PyObject *selector_error; /* owned: what it raised where nobody could be
+                                 told; the next wait raises it */
+    bool in_selector;         /* it is being told something, and calls us */
 } LoopObject;
 
 extern PL_THREAD_LOCAL LoopObject *loop_running_tls;
@@ -112,6 +115,10 @@ loop_running_here(void)
 /* Makes the reactor.  `backend` NULL: the default.  0, or -1 with ValueError
  * (no such backend) or OSError. */
 int loop_init(LoopObject *loop, const char *backend);
+/* The same with a poller that was made already, which the loop owns if this
+ * succeeds.  -1 with OSError, or with what the poller raised. */
+int loop_init_with(LoopObject *loop, const struct poller_ops *ops,
+                   struct poller *poller);
 /* Releases the ready queue, the watches and the reactor.  Safe twice. */
 void loop_release(LoopObject *loop);
 int loop_traverse(LoopObject *loop, visitproc visit, void *arg);
@@ -193,6 +200,11 @@ PyObject *loop_watcher(LoopObject *loop, int fd, int side, bool *persistent);
 /* Forgets the descriptor at once because it is about to be closed: its
  * one-shot waiters are fired with `error`, its persistent ones dropped. */
 void loop_forget_fd(LoopObject *loop, int fd, int error);
+/* Where the loop drives a selector of the user's: tells it who waits now.  It
+ * shows that to whoever looks, and an interest that is dropped must be out of
+ * it before the descriptor is closed: it cannot be made anew, as the reactor
+ * does with a poller that reports what nobody can have asked for. */
+void loop_watch_show(LoopObject *loop);
 /* The two callbacks of reactor_flush. */
 void loop_watch_refused(struct watch *watch, int error, void *loop);
 void loop_watch_released(void *owner, void *loop);

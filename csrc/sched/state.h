@@ -58,6 +58,8 @@ struct TaskObject;
     X(set_wakeup_fd)   /* signal's */ \
     X(SocketType)      /* socket.socket */ \
     X(RawSocketType)   /* _socket.socket */ \
+    X(SelectorKey)     /* selectors.SelectorKey */ \
+    X(Mapping)         /* collections.abc.Mapping */ \
     X(connect_by_name) /* pyloop._resolve.connect_by_name */ \
     X(sendto_by_name)  /* pyloop._resolve.sendto_by_name */ \
     X(stop_iteration)  /* raised again and again, see errors.h */
@@ -168,6 +170,8 @@ int ioop_conn_init(PyObject *module, struct module_state *state);
 int sleep_init(PyObject *module, struct module_state *state);
 int channel_init(PyObject *module, struct module_state *state);
 int lines_init(PyObject *module, struct module_state *state);
+int selectormap_init(PyObject *module, struct module_state *state);
+int selector_init(PyObject *module, struct module_state *state);
 int spawn_init(PyObject *module, struct module_state *state);
 int eventloop_init(PyObject *module, struct module_state *state);
 

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 
+#include "compat.h"
 #include "errors.h"
 
 /* Hands a waiter that was just taken off its watch what it waited for.
@@ -70,6 +71,20 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     return result;
 }
 
+void
+loop_watch_show(LoopObject *loop)
+{
+    if (PL_LIKELY(loop->selector == NULL) || loop->in_selector) {
+        return;
+    }
+    PyObject *pending = exception_take();
+    reactor_flush(loop->reactor, true, loop_watch_refused, loop_watch_released,
+                  loop); /* call-out */
+    if (pending != NULL) {
+        exception_put(pending);
+    }
+}
+
 PyObject *
 loop_unwatch(LoopObject *loop, int fd, int side)
 {
@@ -83,7 +98,11 @@ loop_unwatch(LoopObject *loop, int fd, int side)
     if (watch->persistent >> side & 1) {
         loop_unpromise(loop);
     }
-    return reactor_watch_clear(loop->reactor, watch, side);
+    PyObject *waiter = reactor_watch_clear(loop->reactor, watch, side);
+    if (watch->armed != 0) {
+        loop_watch_show(loop); /* call-out, but only for a selector */
+    }
+    return waiter;
 }
 
 PyObject *

@@ -1,0 +1,153 @@
+"""``python -m benchmarks.selector``: pyloop.Selector beside selectors.EpollSelector.
+
+Both are in this one process and take turns: a round measures every bench on one selector, then
+on the other, and what is compared is the median of the rounds.  ``--backend poll`` compares
+with selectors.PollSelector.
+"""
+
+import argparse
+import resource
+import selectors
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pyloop
+
+Bench = Callable[[selectors.BaseSelector, int], float]
+
+STDLIB = {"epoll": selectors.EpollSelector, "poll": selectors.PollSelector}
+
+
+def ready_sockets(stack: ExitStack, n: int) -> list[socket.socket]:
+    """`n` sockets with a byte to read."""
+    found = []
+    for _ in range(n):
+        left, right = socket.socketpair()
+        stack.enter_context(left)
+        stack.enter_context(right)
+        right.send(b"x")
+        found.append(left)
+    return found
+
+
+def bench_register(socks: list[socket.socket]) -> Bench:
+    """Register and unregister one socket while others are registered."""
+
+    def measure(selector: selectors.BaseSelector, n: int) -> float:
+        sock = socks[0]
+        for other in socks[1:]:
+            selector.register(other, selectors.EVENT_READ)
+        register, unregister = selector.register, selector.unregister
+        start = time.perf_counter()
+        for _ in range(n):
+            register(sock, 1, None)
+            unregister(sock)
+        return time.perf_counter() - start
+
+    return measure
+
+
+def bench_modify(socks: list[socket.socket]) -> Bench:
+    """Change the events of one socket, back and forth."""
+
+    def measure(selector: selectors.BaseSelector, n: int) -> float:
+        sock = socks[0]
+        selector.register(sock, selectors.EVENT_READ)
+        modify = selector.modify
+        start = time.perf_counter()
+        for _ in range(n // 2):
+            modify(sock, 3, None)
+            modify(sock, 1, None)
+        return time.perf_counter() - start
+
+    return measure
+
+
+def bench_modify_data(socks: list[socket.socket]) -> Bench:
+    """Change only the data of one socket: no system call."""
+
+    def measure(selector: selectors.BaseSelector, n: int) -> float:
+        sock = socks[0]
+        selector.register(sock, selectors.EVENT_READ)
+        modify = selector.modify
+        start = time.perf_counter()
+        for _ in range(n // 2):
+            modify(sock, 1, "one")
+            modify(sock, 1, "two")
+        return time.perf_counter() - start
+
+    return measure
+
+
+def bench_select(socks: list[socket.socket]) -> Bench:
+    """select(0) while all sockets are ready."""
+
+    def measure(selector: selectors.BaseSelector, n: int) -> float:
+        for sock in socks:
+            selector.register(sock, selectors.EVENT_READ)
+        select = selector.select
+        start = time.perf_counter()
+        for _ in range(n):
+            select(0)
+        return time.perf_counter() - start
+
+    return measure
+
+
+@contextmanager
+def benches(n_calls: int) -> Iterator[dict[str, tuple[Bench, int]]]:
+    """Name -> the bench and how many calls make a measurement."""
+    with ExitStack() as stack:
+        socks = ready_sockets(stack, 1000)
+        yield {
+            "register + unregister": (bench_register(socks[:10]), n_calls),
+            "modify events": (bench_modify(socks[:1]), n_calls),
+            "modify data": (bench_modify_data(socks[:1]), n_calls),
+            "select, none ready": (bench_select([]), n_calls),
+            "select, 1 ready": (bench_select(socks[:1]), n_calls),
+            "select, 100 ready": (bench_select(socks[:100]), max(n_calls // 50, 1)),
+            "select, 1000 ready": (bench_select(socks), max(n_calls // 500, 1)),
+        }
+
+
+def measure_all(backend: str, rounds: int, n_calls: int) -> dict[str, tuple[float, float]]:
+    """Name -> seconds per call of the standard library's selector and of ours."""
+    makers: tuple[Callable[[], selectors.BaseSelector], ...] = (
+        STDLIB[backend],
+        lambda: pyloop.Selector(backend),
+    )
+    result = {}
+    with benches(n_calls) as table:
+        for name, (bench, n) in table.items():
+            times: tuple[list[float], list[float]] = ([], [])
+            for _ in range(rounds):
+                for which, make in enumerate(makers):
+                    with make() as selector:
+                        times[which].append(bench(selector, n) / n)
+            result[name] = (statistics.median(times[0]), statistics.median(times[1]))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.selector")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N")
+    parser.add_argument("--calls", type=int, default=20000, metavar="N", help="per measurement")
+    parser.add_argument("--backend", choices=sorted(STDLIB), default="epoll")
+    arguments = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    peer = STDLIB[arguments.backend].__name__
+    print(f"| bench | {peer} us | pyloop us | pyloop / {peer} |")
+    print("|---|---:|---:|---:|")
+    for name, (theirs, ours) in measure_all(
+        arguments.backend, arguments.rounds, arguments.calls
+    ).items():
+        print(f"| {name} | {theirs * 1e6:.2f} | {ours * 1e6:.2f} | {ours / theirs:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
