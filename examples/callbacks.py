@@ -12,8 +12,9 @@ import logging
 import socket
 import sys
 import time
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 
+from pyloop import Selector
 from pyloop.examples._cli import (
     SHORTAGE,
     SHORTAGE_PAUSE,
@@ -115,7 +116,7 @@ class Client:
 
 def serve(host: str, port: int) -> None:
     """Serve until KeyboardInterrupt."""
-    with DefaultSelector() as selector, listen(host, port) as listener:
+    with Selector() as selector, listen(host, port) as listener:
         print(f"Callbacks: listening on {name_of(listener)}", flush=True)
         try:
             Server(selector, listener).run()
