@@ -215,6 +215,15 @@ parse_timeout(PyObject *timeout, int64_t *out_ns)
         *out_ns = PL_FOREVER;
         return 0;
     }
+    if (PyLong_CheckExact(timeout)) {
+        /* The common select(0), without making a float of it. */
+        int overflow;
+        long long whole = PyLong_AsLongLongAndOverflow(timeout, &overflow);
+        if (whole <= 0 && overflow <= 0) {
+            *out_ns = 0;
+            return 0;
+        }
+    }
     double seconds = PyFloat_AsDouble(timeout);
     if (seconds == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
