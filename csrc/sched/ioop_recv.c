@@ -86,22 +86,43 @@ scratch_of(LoopObject *loop)
     return loop->scratch;
 }
 
+/* Where up to op->u.io.length bytes can be received: the loop's scratch
+ * buffer, or a bytes object of that size in *bytes (NULL otherwise).  NULL
+ * with MemoryError. */
+static char *
+landing_place(OpObject *op, PyObject **bytes)
+{
+    *bytes = NULL;
+    if (PL_LIKELY(op->u.io.length <= PL_SCRATCH_BYTES)) {
+        return scratch_of(op->loop);
+    }
+    *bytes = PyBytes_FromStringAndSize(NULL, op->u.io.length);
+    return *bytes != NULL ? PyBytes_AS_STRING(*bytes) : NULL;
+}
+
+/* The n bytes that were received there, as an object of their length.  Steals
+ * `bytes`. */
+static PyObject *
+landed(PyObject *bytes, const char *buffer, Py_ssize_t n)
+{
+    if (bytes == NULL) {
+        return PyBytes_FromStringAndSize(buffer, n);
+    }
+    if (n < PyBytes_GET_SIZE(bytes)) {
+        (void)_PyBytes_Resize(&bytes, n); /* NULL on failure */
+    }
+    return bytes;
+}
+
 static enum op_attempt
 recv_attempt(OpObject *op, PyObject **result)
 {
     Py_ssize_t size = op->u.io.length;
-    PyObject *bytes = NULL;
-    char *buffer;
+    PyObject *bytes;
     if (ioop_refresh_fd(op) < 0) {
         return OP_ATTEMPT_ERROR;
     }
-    if (PL_LIKELY(size <= PL_SCRATCH_BYTES)) {
-        buffer = scratch_of(op->loop);
-    }
-    else {
-        bytes = PyBytes_FromStringAndSize(NULL, size);
-        buffer = bytes != NULL ? PyBytes_AS_STRING(bytes) : NULL;
-    }
+    char *buffer = landing_place(op, &bytes);
     if (buffer == NULL) {
         return OP_ATTEMPT_ERROR;
     }
@@ -110,15 +131,7 @@ recv_attempt(OpObject *op, PyObject **result)
         Py_XDECREF(bytes);
         return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
     }
-    if (bytes == NULL) {
-        *result = PyBytes_FromStringAndSize(buffer, n);
-    }
-    else {
-        if (n < size && _PyBytes_Resize(&bytes, n) < 0) {
-            return OP_ATTEMPT_ERROR;
-        }
-        *result = bytes;
-    }
+    *result = landed(bytes, buffer, n);
     return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
 }
 
@@ -162,15 +175,8 @@ recvfrom_attempt(OpObject *op, PyObject **result)
     }
     struct sockaddr_storage from;
     socklen_t from_length;
-    PyObject *bytes = NULL;
-    char *buffer;
-    if (size <= PL_SCRATCH_BYTES) {
-        buffer = scratch_of(op->loop);
-    }
-    else {
-        bytes = PyBytes_FromStringAndSize(NULL, size);
-        buffer = bytes != NULL ? PyBytes_AS_STRING(bytes) : NULL;
-    }
+    PyObject *bytes;
+    char *buffer = landing_place(op, &bytes);
     if (buffer == NULL) {
         return OP_ATTEMPT_ERROR;
     }
@@ -192,12 +198,7 @@ recvfrom_attempt(OpObject *op, PyObject **result)
         return error == EAGAIN || error == EWOULDBLOCK ? OP_ATTEMPT_WAIT
                                                        : ioop_fail(op, -error);
     }
-    if (bytes == NULL) {
-        bytes = PyBytes_FromStringAndSize(buffer, n);
-    }
-    else if (n < size && _PyBytes_Resize(&bytes, n) < 0) {
-        return OP_ATTEMPT_ERROR;
-    }
+    bytes = landed(bytes, buffer, n);
     /* A connected stream socket gives no address. */
     PyObject *address
         = from_length == 0

@@ -380,7 +380,6 @@ loop_run(LoopObject *loop, enum loop_mode mode)
     Py_INCREF(loop);
     loop_running_tls = loop;
     loop->thread_id = PyThread_get_thread_ident();
-    loop->mode = mode;
 
     enum loop_exit reason = run_turns(loop, mode);
 

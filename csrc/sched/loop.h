@@ -67,7 +67,6 @@ typedef struct LoopObject {
         struct list live;
         size_t n_live;
         size_t n_roots;
-        size_t n_foreign;  /* of these, how many wait for a foreign future */
         PyObject *failed;  /* owned: the first root that raised, or NULL */
         PyObject *current; /* borrowed: the task that is being stepped */
         PyObject *plain_waiters; /* owned dict, see plainchannel.c, or NULL */
@@ -83,7 +82,6 @@ typedef struct LoopObject {
         bool is_set;
     } signals;
 
-    enum loop_mode mode;
     unsigned long thread_id; /* 0: not running */
     unsigned forks;          /* loop_forks when it was made */
     bool initialised;

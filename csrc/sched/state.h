@@ -29,11 +29,10 @@ struct TaskObject;
 
 /* Other objects, all owned. */
 #define PL_STATE_OBJECTS(X) \
-    X(Event)       /* enum.Enum made from traps.def */ \
-    X(TaskKind)    /* enum.StrEnum TaskType */ \
-    X(trap_codes)  /* dict: event name -> int */ \
-    X(event_codes) /* dict: member of Event -> int */ \
-    X(Enum)        /* enum.Enum */ \
+    X(Event)      /* enum.Enum made from traps.def */ \
+    X(TaskKind)   /* enum.StrEnum TaskType */ \
+    X(trap_codes) /* dict: event name -> int */ \
+    X(Enum)       /* enum.Enum */ \
     X(Deadlock) \
     X(ChannelClosed) \
     X(LineTooLong) \
@@ -93,7 +92,6 @@ struct TaskObject;
     X(message) \
     X(msg) \
     X(result) \
-    X(slow_callback_duration) \
     X(source_traceback) \
     X(loop) \
     X(task) \

@@ -260,8 +260,7 @@ Task_set_name(TaskObject *task, PyObject *name)
 
 /* The stack of a suspended task: asyncio's own helpers do it from cr_frame. */
 static PyObject *
-call_base_tasks(TaskObject *task, const char *function, PyObject *args,
-                PyObject *kwargs)
+call_base_tasks(const char *function, PyObject *args)
 {
     PyObject *module = PyImport_ImportModule("asyncio.base_tasks");
     if (module == NULL) {
@@ -269,8 +268,7 @@ call_base_tasks(TaskObject *task, const char *function, PyObject *args,
     }
     PyObject *fn = PyObject_GetAttrString(module, function);
     Py_DECREF(module);
-    (void)task;
-    PyObject *res = fn != NULL ? PyObject_Call(fn, args, kwargs) : NULL;
+    PyObject *res = fn != NULL ? PyObject_CallObject(fn, args) : NULL;
     Py_XDECREF(fn);
     return res;
 }
@@ -294,7 +292,7 @@ Task_get_stack(TaskObject *task, PyObject *args, PyObject *kwargs)
     if (call == NULL) {
         return NULL;
     }
-    PyObject *res = call_base_tasks(task, "_task_get_stack", call, NULL);
+    PyObject *res = call_base_tasks("_task_get_stack", call);
     Py_DECREF(call);
     return res;
 }
@@ -318,7 +316,7 @@ Task_print_stack(TaskObject *task, PyObject *args, PyObject *kwargs)
     if (call == NULL) {
         return NULL;
     }
-    PyObject *res = call_base_tasks(task, "_task_print_stack", call, NULL);
+    PyObject *res = call_base_tasks("_task_print_stack", call);
     Py_DECREF(call);
     return res;
 }
