@@ -9,9 +9,12 @@ it has to be an object. (`nc 127.0.0.1 8000` is a client.)
 """
 
 import logging
+import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 
 from pyloop import Selector
@@ -31,20 +34,52 @@ MAX_REQUEST = 4096  # bytes
 log = logging.getLogger(__name__)
 
 
+@contextmanager
+def signals_as_input() -> Iterator[socket.socket]:
+    """Ctrl-C and SIGTERM make the socket that this gives readable, instead of raising.
+
+    An exception could come between any two lines, say after accept() and before somebody knows
+    of the connection. So a signal becomes one more event (D. J. Bernstein's self-pipe trick).
+    """
+    ours, python = socket.socketpair()
+    with ours, python:
+        ours.setblocking(False)
+        python.setblocking(False)
+        before = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        outer = signal.set_wakeup_fd(python.fileno())
+        try:
+            yield ours
+        finally:
+            signal.set_wakeup_fd(outer)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 class Server:
     """Accepts clients; a Client looks after each."""
 
-    def __init__(self, selector: BaseSelector, listener: socket.socket) -> None:
+    def __init__(
+        self, selector: BaseSelector, listener: socket.socket, signals: socket.socket
+    ) -> None:
         self.selector = selector
         self.listener = listener
+        self.signals = signals
+        self.running = True
         self.resume_at: float | None = None
 
     def run(self) -> None:
-        """Serve for ever."""
+        """Serve until a signal."""
         self.selector.register(self.listener, EVENT_READ, self.accept)
-        while True:
+        self.selector.register(self.signals, EVENT_READ, self.stop)
+        while self.running:
             for key, _ in self.selector.select(self.seconds_to_wait()):
                 key.data()
+
+    def stop(self) -> None:
+        self.running = False
 
     def accept(self) -> None:
         try:
@@ -115,11 +150,15 @@ class Client:
 
 
 def serve(host: str, port: int) -> None:
-    """Serve until KeyboardInterrupt."""
-    with Selector() as selector, listen(host, port) as listener:
+    """Serve until SIGINT or SIGTERM."""
+    with (
+        signals_as_input() as signals,
+        Selector() as selector,
+        listen(host, port) as listener,
+    ):
         print(f"Callbacks: listening on {name_of(listener)}", flush=True)
         try:
-            Server(selector, listener).run()
+            Server(selector, listener, signals).run()
         finally:
             for key in list(selector.get_map().values()):
                 assert isinstance(key.fileobj, socket.socket)

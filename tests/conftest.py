@@ -19,6 +19,21 @@ settings.register_profile(
 settings.load_profile("pyloop")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `stress`, unless it is asked for."""
+    if config.getoption("--stress"):
+        return
+    kept, left_out = [], []
+    for item in items:
+        (left_out if item.get_closest_marker("stress") else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
+
+
 def pytest_configure() -> None:
     """Let SIGINT through: a shell starts background jobs with it ignored, and children inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
