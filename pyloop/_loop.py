@@ -6,17 +6,19 @@ tasks.  ``asyncio.SelectorEventLoop`` behind it gives servers, TLS, subprocesses
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import errno
 import inspect
 import os
 import selectors
 import signal
+import socket
 import sys
 import types
 import warnings
 import weakref
-from asyncio import base_events
+from asyncio import base_events, sslproto
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from selectors import BaseSelector
@@ -24,8 +26,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyloop import _core
 from pyloop._run import run_tasks
+from pyloop._transport import StreamTransport
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from _typeshed import FileDescriptorLike
 
     from pyloop._core import _Startable, _Ts
@@ -184,6 +189,67 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 seconds,
             )
 
+    # --- transports ---
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        context: Context | None = None,
+    ) -> asyncio.Transport:
+        if not _is_stream_socket(sock):
+            # A socket that keeps boundaries needs each write() sent apart, and what only behaves
+            # like a socket needs its methods called.
+            return super()._make_socket_transport(  # type: ignore[misc,no-any-return]
+                sock, protocol, waiter, extra=extra, server=server
+            )
+        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        return StreamTransport(self, sock, protocol, waiter, extra, server, context)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        context: Context | None = None,
+        **timeouts: Any,
+    ) -> asyncio.Transport:
+        if not _is_stream_socket(rawsock):
+            return super()._make_ssl_transport(  # type: ignore[misc,no-any-return]
+                rawsock,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                extra=extra,
+                server=server,
+                **timeouts,
+            )
+        self._ensure_fd_no_transport(rawsock)  # type: ignore[attr-defined]
+        tls = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,  # type: ignore[arg-type]  # it may be None
+            server_side,
+            server_hostname,
+            **timeouts,
+        )
+        StreamTransport(self, rawsock, tls, None, extra, server, context)
+        transport: asyncio.Transport = tls._app_transport
+        return transport
+
     # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
@@ -271,6 +337,15 @@ class _Watched:
             raise KeyError(f"{fileobj!r} is not registered")
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         return selectors.SelectorKey(fileobj, fd, events, waiters)
+
+
+def _is_stream_socket(sock: object) -> bool:
+    # By its type, since what imitates a socket may also claim its class; and ``sock.type`` would
+    # take a detour over an enum.
+    return (
+        issubclass(type(sock), socket.socket)
+        and _socket.socket.type.__get__(sock) == socket.SOCK_STREAM
+    )
 
 
 def _noop_handler(signum: int, frame: types.FrameType | None) -> None:

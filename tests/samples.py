@@ -290,6 +290,22 @@ def recv(world: World) -> Any:
     return pyloop.recv(world.left)
 
 
+def connected(world: World) -> Any:
+    """A transport, without its Python half, that reads and has something to send."""
+    transport = _core.StreamCore()
+    protocol = asyncio.Protocol()
+    transport._setup(world.loop, world.left, protocol, None, {"some": "info"}, "", None)
+    transport._start(None)
+    world.turn()
+    transport.write(bytes(1_000_000))
+    return transport
+
+
+def watched(world: World) -> Any:
+    connected(world)
+    return world.loop._waiters(world.left)[0]
+
+
 def send(world: World) -> Any:
     channel: pyloop.Channel[int] = pyloop.Channel()
     return channel.send(1)
@@ -386,6 +402,11 @@ SAMPLES: dict[str, dict[str, Callable[[World], Any]]] = {
         "new": lambda world: pyloop.Selector().get_map(),
         "registered": lambda world: registered(world).get_map(),
     },
+    "StreamCore": {
+        "bare": lambda world: _core.StreamCore(),
+        "connected": connected,
+    },
+    "StreamEnd": {"reader": watched},
     "LoopCore": {
         "bare": bare_loop,
         "initialised": lambda world: world.core(),

@@ -48,10 +48,9 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
     PyObject *method
         = type != NULL ? PyObject_GetAttrString(type, spec->function) : NULL;
     PyObject *result
-        = method != NULL
-              ? PyObject_Vectorcall(method, stack, (size_t)spec->n_params + 1,
-                                    NULL)
-              : NULL;
+        = method != NULL ? PyObject_Vectorcall(
+                               method, stack, (size_t)spec->n_params + 1, NULL)
+                         : NULL;
     Py_XDECREF(method);
     Py_XDECREF(type);
     Py_XDECREF(module);

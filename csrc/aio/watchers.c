@@ -42,6 +42,15 @@ watched_fd(LoopObject *self, PyObject *fileobj)
     return (int)fd;
 }
 
+/* Whether a callback of add_reader() or add_writer() stands there.  What a
+ * transport of ours puts there is no Handle, and a task that waits neither. */
+static bool
+is_callback_watched(LoopObject *self, int fd, int side)
+{
+    PyObject *waiter = loop_watcher(self, fd, side, NULL);
+    return waiter != NULL && Py_IS_TYPE(waiter, self->state->HandleType);
+}
+
 struct find_owner {
     PyObject *owner;
     int fd;
@@ -122,9 +131,7 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    bool is_persistent = false;
-    if (loop_watcher(self, fd, side, &is_persistent) != NULL && is_persistent)
-    {
+    if (is_callback_watched(self, fd, side)) {
         HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);
         handle_cancel(old);
         Py_DECREF(old);
@@ -135,7 +142,7 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
         = loop_watch(self, fd, owner, side, (PyObject *)handle, true, &taken);
     if (rc > 0) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%s(): a task waits already to %s descriptor %d", who,
+                     "%s(): somebody waits already to %s descriptor %d", who,
                      side == PL_SIDE_READ ? "read from" : "write to", fd);
     }
     if (rc != 0) {
@@ -155,9 +162,7 @@ remove_watcher(LoopObject *self, PyObject *fileobj, int side)
     if (fd < 0) {
         return NULL;
     }
-    bool is_persistent = false;
-    if (loop_watcher(self, fd, side, &is_persistent) == NULL || !is_persistent)
-    {
+    if (!is_callback_watched(self, fd, side)) {
         Py_RETURN_FALSE;
     }
     HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);

@@ -24,8 +24,8 @@ args_bind(const struct args_spec *spec, PyObject *const *args,
 
 int
 args_bind_apart(const struct args_spec *spec, PyObject *const *args,
-                Py_ssize_t nargs, PyObject *const *kwvalues,
-                PyObject *kwnames, PyObject **out)
+                Py_ssize_t nargs, PyObject *const *kwvalues, PyObject *kwnames,
+                PyObject **out)
 {
     if (nargs > spec->n_positional) {
         PyErr_Format(PyExc_TypeError,
@@ -71,7 +71,8 @@ args_bind_apart(const struct args_spec *spec, PyObject *const *args,
             PyErr_Format(PyExc_TypeError,
                          "%s() missing required positional argument %d",
                          spec->function, i + 1);
-        } else {
+        }
+        else {
             PyErr_Format(PyExc_TypeError,
                          "%s() missing required argument '%s' (pos %d)",
                          spec->function, spec->names[i], i + 1);

@@ -53,7 +53,7 @@ hash_pointer(const void *pointer)
 /* Thread-local storage that needs no call to be read.  glibc keeps room for a
  * few such words in libraries that are loaded late; others do not. */
 #if defined(__GLIBC__)
-#define PL_THREAD_LOCAL                                                       \
+#define PL_THREAD_LOCAL \
     _Thread_local __attribute__((tls_model("initial-exec")))
 #else
 #define PL_THREAD_LOCAL _Thread_local

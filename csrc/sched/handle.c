@@ -225,9 +225,9 @@ format_callback(HandleObject *self)
         goto done;
     }
     if (options != Py_None) {
-        Py_SETREF(options, Py_BuildValue("{s:O}", "debug",
-                                         self->loop->debug ? Py_True
-                                                           : Py_False));
+        Py_SETREF(options,
+                  Py_BuildValue("{s:O}", "debug",
+                                self->loop->debug ? Py_True : Py_False));
         if (options == NULL) {
             goto done;
         }
@@ -674,12 +674,13 @@ is_same_call(HandleObject *one, HandleObject *two)
         return 0;
     }
     int same = 0;
-    PyObject *pairs[4] = {
-        Handle_get_callback(one, NULL), Handle_get_callback(two, NULL),
-        Handle_get_args(one, NULL), Handle_get_args(two, NULL)};
+    PyObject *pairs[4]
+        = {Handle_get_callback(one, NULL), Handle_get_callback(two, NULL),
+           Handle_get_args(one, NULL), Handle_get_args(two, NULL)};
     if (pairs[2] == NULL || pairs[3] == NULL) {
         same = -1;
-    } else {
+    }
+    else {
         same = PyObject_RichCompareBool(pairs[0], pairs[1], Py_EQ);
         if (same > 0) {
             same = PyObject_RichCompareBool(pairs[2], pairs[3], Py_EQ);

@@ -166,6 +166,33 @@ run_signals(LoopObject *loop)
     return 0;
 }
 
+/* Sends what the callbacks of this turn wrote, however they ended.  Takes
+ * and returns the turn's result. */
+static int
+run_flushes(LoopObject *loop, int rc)
+{
+    loop->flushes.open = false;
+    struct list *node = list_first(&loop->flushes.pending);
+    if (PL_LIKELY(node == NULL)) {
+        return rc;
+    }
+    PyObject *pending = rc < 0 ? exception_take() : NULL;
+    do {
+        struct loop_flush *flush
+            = PL_CONTAINER_OF(node, struct loop_flush, link);
+        list_remove(node);
+        if (flush->run(flush, loop) < 0) { /* call-out */
+            Py_XDECREF(pending);
+            pending = exception_take();
+            rc = -1;
+        }
+    } while ((node = list_first(&loop->flushes.pending)) != NULL);
+    if (pending != NULL) {
+        exception_put(pending);
+    }
+    return rc;
+}
+
 /* Runs what is ready now; what becomes ready meanwhile is for the next
  * turn. */
 static int
@@ -174,6 +201,7 @@ run_ready(LoopObject *loop)
     int rc = 0;
     uint32_t n = ring_length(&loop->ready.ring);
     loop->ready.steps_since_poll += n;
+    loop->flushes.open = true;
     while (n-- > 0) {
         struct runnable *runnable = ring_pop(&loop->ready.ring);
         loop->tasks.budget = PL_STEP_BUDGET;
@@ -196,7 +224,7 @@ run_ready(LoopObject *loop)
             break;
         }
     }
-    return rc;
+    return run_flushes(loop, rc);
 }
 
 /* A turn looks at the poller unless it can be sure that this is not due: only
@@ -435,6 +463,7 @@ start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
         }
         return errors_from_errno(rc, "making the %s poller", ops->name);
     }
+    list_init(&loop->flushes.pending);
     loop->forks = loop_forks;
     loop->initialised = true;
     return 0;
@@ -496,6 +525,8 @@ loop_release(LoopObject *loop)
     }
     PyMem_Free(loop->scratch);
     loop->scratch = NULL;
+    PyMem_Free(loop->stream_buffer);
+    loop->stream_buffer = NULL;
     Py_CLEAR(loop->selector);       /* call-out */
     Py_CLEAR(loop->selector_error); /* call-out */
     if (loop->ready.ring.slots != NULL) {

@@ -82,6 +82,12 @@ typedef struct LoopObject {
         bool is_set;
     } signals;
 
+    /* Output of this turn's callbacks, sent after them. */
+    struct {
+        struct list pending; /* of struct loop_flush */
+        bool open;           /* inside of run_ready, which will look */
+    } flushes;
+
     unsigned long thread_id; /* 0: not running */
     unsigned forks;          /* loop_forks when it was made */
     bool initialised;
@@ -92,12 +98,22 @@ typedef struct LoopObject {
     bool debug;
     char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
     PyObject *task_factory; /* owned: asyncio's, or NULL */
+    char *stream_buffer;    /* the same of the stream transports (stream.c) */
     PyObject *selector; /* owned: the BaseSelector that is driven instead of a
                            poller of our own, or NULL */
     PyObject *selector_error; /* owned: what it raised where nobody could be
                                  told; the next wait raises it */
     bool in_selector;         /* it is being told something, and calls us */
 } LoopObject;
+
+/* Embedded in an object that has output to send when the callbacks of a turn
+ * have run.  While it is linked in loop->flushes.pending, the list owns a
+ * reference to that object, which `run` takes over.  0, or -1 with an
+ * exception that must end the loop. */
+struct loop_flush {
+    struct list link;
+    int (*run)(struct loop_flush *self, struct LoopObject *loop);
+};
 
 extern PL_THREAD_LOCAL LoopObject *loop_running_tls;
 

@@ -124,8 +124,7 @@ static inline bool
 recycle(OpObject *op, PyTypeObject *type, LoopObject *loop)
 {
     struct module_state *state = state_of_type(type, loop);
-    if (!PL_FREELISTS || state == NULL
-        || state->n_op_free >= PL_MAX_FREE_OPS)
+    if (!PL_FREELISTS || state == NULL || state->n_op_free >= PL_MAX_FREE_OPS)
     {
         return false;
     }
@@ -206,9 +205,7 @@ op_begin(OpObject *op)
 {
     if (op->loop == NULL) {
         LoopObject *loop = loop_running_here();
-        if (PL_UNLIKELY(loop == NULL
-                        || loop->state->OpType != Py_TYPE(op)))
-        {
+        if (PL_UNLIKELY(loop == NULL || loop->state->OpType != Py_TYPE(op))) {
             PyErr_Format(PyExc_RuntimeError,
                          "%s must be awaited in a task of a running pyloop "
                          "EventLoop; none is running in this thread",

@@ -24,6 +24,8 @@ struct TaskObject;
     X(OpType) \
     X(ChannelType) \
     X(LinesType) \
+    X(StreamType) \
+    X(StreamEndType) \
     X(SelectorType) \
     X(SelectorMapType)
 
@@ -45,6 +47,7 @@ struct TaskObject;
     X(AsyncioFuture) \
     X(AsyncioHandle) \
     X(AsyncioTimerHandle) \
+    X(AsyncioBufferedProtocol) \
     X(current_tasks)     /* _asyncio._current_tasks, NULL from 3.14 on */ \
     X(swap_current_task) /* 3.14 */ \
     X(get_running_loop)  /* _asyncio._get_running_loop */ \
@@ -74,17 +77,21 @@ struct TaskObject;
     X(_receiver) \
     X(_sender) \
     X(add_done_callback) \
+    X(buffer_updated) \
     X(call_exception_handler) \
     X(cancel) \
     X(close) \
+    X(connection_lost) \
     X(context) \
     X(cr_running) \
     X(cr_suspended) \
+    X(data_received) \
     X(exception) \
     X(finalizer) \
     X(firstiter) \
     X(fileno) \
     X(future) \
+    X(get_buffer) \
     X(get_loop) \
     X(gi_running) \
     X(gi_suspended) \
@@ -171,6 +178,7 @@ int lines_init(PyObject *module, struct module_state *state);
 int selectormap_init(PyObject *module, struct module_state *state);
 int selector_init(PyObject *module, struct module_state *state);
 int spawn_init(PyObject *module, struct module_state *state);
+int stream_init(PyObject *module, struct module_state *state);
 int eventloop_init(PyObject *module, struct module_state *state);
 
 #endif

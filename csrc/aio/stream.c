@@ -1,0 +1,342 @@
+/* The stream transport: reading, and what its other files share.
+ *
+ * Each side that is watched has a StreamEnd in its watch, a runnable that is
+ * pushed at every event: no Handle and no allocation per event.  Its run does
+ * one recv(2) into a buffer that all transports of the loop share, so that an
+ * idle connection owns none, and calls the protocol with a bytes object of
+ * the exact size.
+ *
+ * Re-entrancy: any call of the protocol may close the transport, give it
+ * another protocol or drop the last reference to it.  The caller of a method
+ * holds a reference to self; everything else is read again after such a call,
+ * and self->loop is NULL once the connection is lost. */
+#include <Python.h>
+
+#include "stream.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "sched/compat.h"
+#include "sched/errors.h"
+#include "sched/handle.h"
+
+/* How much is received at once, as in asyncio's transport. */
+#define PL_STREAM_READ_BYTES (256 * 1024)
+
+/* --- helpers --- */
+
+void
+stream_set_oserror(int error)
+{
+    PyObject *exc
+        = PyObject_CallFunction(PyExc_OSError, "is", error, strerror(error));
+    if (exc != NULL) {
+        exception_put(exc);
+    }
+}
+
+int
+stream_check_process(StreamObject *self)
+{
+    if (PL_UNLIKELY(self->loop != NULL && self->loop->forks != loop_forks)) {
+        return loop_check_usable(self->loop);
+    }
+    return 0;
+}
+
+int
+stream_fatal(StreamObject *self, const char *message)
+{
+    if (errors_ends_loop()) {
+        return -1;
+    }
+    PyObject *exc = exception_take();
+    /* call-out */
+    PyObject *res = PyObject_CallMethod((PyObject *)self, "_fatal_error", "Os",
+                                        exc, message);
+    Py_DECREF(exc);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+int
+stream_settle_waiter(StreamObject *self, PyObject *exc)
+{
+    if (self->empty_waiter == NULL || self->empty_waiter == Py_None) {
+        return 0;
+    }
+    PyObject *res
+        = PyObject_CallMethod((PyObject *)self, "_settle_empty_waiter", "O",
+                              exc != NULL ? exc : Py_None);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+/* --- the two ends --- */
+
+/* In debug mode a callback that took long is logged, as that of a Handle. */
+static int
+log_if_slow(StreamObject *self, LoopObject *loop, const char *method,
+            int64_t started_ns)
+{
+    double seconds
+        = (double)(clock_monotonic_ns() - started_ns) / (double)PL_NS_PER_SEC;
+    PyObject *callback = PyObject_GetAttrString((PyObject *)self, method);
+    PyObject *handle = NULL, *res = NULL;
+    if (callback != NULL) {
+        handle = (PyObject *)handle_new(loop, callback, NULL, 0, NULL);
+    }
+    if (handle != NULL) {
+        res = PyObject_CallMethod((PyObject *)loop, "_log_slow_callback", "Od",
+                                  handle, seconds);
+    }
+    Py_XDECREF(callback);
+    Py_XDECREF(handle);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+static int
+end_run(struct runnable *runnable, LoopObject *loop)
+{
+    StreamEndObject *end = (StreamEndObject *)runnable;
+    StreamObject *self = end->stream;
+    loop->ready.must_poll = true;
+    if (self == NULL) {
+        return 0; /* no longer watched when its turn came */
+    }
+    loop_leave_task(loop);
+    bool is_reader = end == self->ends[PL_SIDE_READ];
+    int64_t started_ns = PL_UNLIKELY(loop->debug) ? clock_monotonic_ns() : 0;
+    Py_INCREF(self);
+    PyObject *context = Py_NewRef(self->context);
+    int rc = PyContext_Enter(context);
+    if (rc == 0) {
+        rc = is_reader ? stream_read_ready(self) : stream_write_ready(self);
+        if (PyContext_Exit(context) < 0) {
+            rc = -1;
+        }
+    }
+    if (rc == 0 && PL_UNLIKELY(started_ns != 0)) {
+        rc = log_if_slow(self, loop,
+                         is_reader ? "_read_ready" : "_write_ready",
+                         started_ns);
+    }
+    if (rc < 0 && !errors_ends_loop()) {
+        rc = loop_report(
+            loop,
+            is_reader ? "Exception in callback StreamTransport._read_ready()"
+                      : "Exception in callback StreamTransport._write_ready()",
+            NULL, NULL);
+    }
+    Py_DECREF(context);
+    Py_DECREF(self); /* call-out */
+    return rc;
+}
+
+int
+stream_watch(StreamObject *self, int side)
+{
+    LoopObject *loop = self->loop;
+    if (stream_is_watched(self, side)) {
+        return 0;
+    }
+    if (loop_check_usable(loop) < 0) {
+        return -1;
+    }
+    StreamEndObject *end = self->ends[side];
+    if (end == NULL) {
+        end = PyObject_GC_New(StreamEndObject, loop->state->StreamEndType);
+        if (end == NULL) {
+            return -1;
+        }
+        end->head.run = end_run;
+        end->stream = NULL;
+        PyObject_GC_Track(end);
+        self->ends[side] = end;
+    }
+    end->stream = (StreamObject *)Py_NewRef(self);
+    PyObject *taken;
+    int rc = loop_watch(loop, self->fd, self->sock, side, (PyObject *)end,
+                        true, &taken);
+    if (rc == 0) {
+        return 0;
+    }
+    if (rc > 0) {
+        PyErr_Format(
+            PyExc_RuntimeError, "%R: somebody waits already to %s its socket",
+            (PyObject *)self, side == PL_SIDE_READ ? "read from" : "write to");
+    }
+    Py_CLEAR(end->stream);
+    return -1;
+}
+
+void
+stream_unwatch(StreamObject *self, int side)
+{
+    if (!stream_is_watched(self, side)) {
+        return;
+    }
+    PyObject *end = (PyObject *)self->ends[side];
+    /* Unless the number has come to mean another file meanwhile. */
+    if (loop_watcher(self->loop, self->fd, side, NULL) == end) {
+        Py_DECREF(loop_unwatch(self->loop, self->fd, side));
+    }
+    Py_CLEAR(self->ends[side]->stream);
+}
+
+/* --- reading --- */
+
+/* "%r received EOF" and the like. */
+static int
+end_of_input(StreamObject *self)
+{
+    PyObject *res
+        = PyObject_CallMethod((PyObject *)self, "_read_ready__on_eof", NULL);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+/* The bytes received, 0 at the end, -EAGAIN, or -1 with an exception. */
+static ssize_t
+receive(StreamObject *self, void *buffer, size_t size)
+{
+    ssize_t n;
+    do {
+        n = recv(self->fd, buffer, size, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (PL_LIKELY(n >= 0)) {
+        return n;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        return -EAGAIN;
+    }
+    stream_set_oserror(errno);
+    return -1;
+}
+
+static const char read_error[] = "Fatal read error on socket transport";
+
+static int
+read_bytes(StreamObject *self)
+{
+    LoopObject *loop = self->loop;
+    if (loop->stream_buffer == NULL) {
+        loop->stream_buffer = PyMem_Malloc(PL_STREAM_READ_BYTES);
+        if (loop->stream_buffer == NULL) {
+            PyErr_NoMemory();
+            return stream_fatal(self, read_error);
+        }
+    }
+    ssize_t n = receive(self, loop->stream_buffer, PL_STREAM_READ_BYTES);
+    if (PL_UNLIKELY(n <= 0)) {
+        return n == 0         ? end_of_input(self)
+               : n == -EAGAIN ? 0
+                              : stream_fatal(self, read_error);
+    }
+    PyObject *data = PyBytes_FromStringAndSize(loop->stream_buffer, n);
+    if (data == NULL) {
+        return stream_fatal(self, read_error);
+    }
+    /* Looked up each time, as asyncio does: a protocol may change its own
+     * methods.  No bound method is made. */
+    PyObject *args[2] = {Py_NewRef(self->protocol), data};
+    PyObject *res = PyObject_VectorcallMethod(
+        loop->state->str_data_received, args,
+        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL); /* call-out */
+    Py_DECREF(data);
+    Py_DECREF(args[0]);
+    if (PL_UNLIKELY(res == NULL)) {
+        return stream_fatal(
+            self, "Fatal error: protocol.data_received() call failed.");
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+/* Asks the protocol where to read to.  0, or -1 with an exception. */
+static int
+get_buffer(StreamObject *self, PyObject **buffer)
+{
+    PyObject *hint = PyLong_FromLong(-1);
+    if (hint == NULL) {
+        return -1;
+    }
+    PyObject *args[2] = {Py_NewRef(self->protocol), hint};
+    *buffer = PyObject_VectorcallMethod(
+        self->loop->state->str_get_buffer, args,
+        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL); /* call-out */
+    Py_DECREF(args[0]);
+    Py_DECREF(hint);
+    if (*buffer == NULL) {
+        return -1;
+    }
+    Py_ssize_t length = PyObject_Size(*buffer);
+    if (length == 0) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "get_buffer() returned an empty buffer");
+    }
+    if (length <= 0) {
+        Py_CLEAR(*buffer);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+read_into_place(StreamObject *self)
+{
+    PyObject *buffer;
+    if (get_buffer(self, &buffer) < 0) {
+        return stream_fatal(self,
+                            "Fatal error: protocol.get_buffer() call failed.");
+    }
+    if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
+        Py_DECREF(buffer);
+        return 0;
+    }
+    Py_buffer view;
+    int rc = PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE);
+    Py_DECREF(buffer);
+    if (rc < 0) {
+        return stream_fatal(self, read_error);
+    }
+    ssize_t n = receive(self, view.buf, (size_t)view.len);
+    PyObject *pending = n == -1 ? exception_take() : NULL;
+    PyBuffer_Release(&view); /* call-out */
+    if (PL_UNLIKELY(n <= 0)) {
+        if (n == -1) {
+            exception_put(pending);
+            return stream_fatal(self, read_error);
+        }
+        return n == 0 ? end_of_input(self) : 0;
+    }
+    PyObject *count = PyLong_FromSsize_t(n);
+    if (count == NULL || self->loop == NULL) {
+        Py_XDECREF(count);
+        return count == NULL ? -1 : 0;
+    }
+    PyObject *args[2] = {Py_NewRef(self->protocol), count};
+    PyObject *res = PyObject_VectorcallMethod(
+        self->loop->state->str_buffer_updated, args,
+        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL); /* call-out */
+    Py_DECREF(args[0]);
+    Py_DECREF(count);
+    if (PL_UNLIKELY(res == NULL)) {
+        return stream_fatal(
+            self, "Fatal error: protocol.buffer_updated() call failed.");
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+int
+stream_read_ready(StreamObject *self)
+{
+    if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
+        return 0;
+    }
+    return self->is_buffered ? read_into_place(self) : read_bytes(self);
+}

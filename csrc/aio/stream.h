@@ -1,0 +1,172 @@
+/* The stream transport: what asyncio's protocols read from and write to.
+ *
+ * StreamCore is the C half of StreamTransport (_transport.py): what runs per
+ * packet is here, what runs per connection or less is mostly there.  stream.c
+ * has reading, stream_write.c the write queue, stream_life.c what lies between
+ * connection_made and connection_lost, stream_type.c the Python type. */
+#ifndef PL_AIO_STREAM_H
+#define PL_AIO_STREAM_H
+
+#include <Python.h>
+
+#include "core/fdtable.h"
+#include "sched/loop.h"
+
+struct StreamObject;
+
+/* What stands in a watch for one side of a transport, and is pushed to the
+ * ready queue when that side is ready.  While it does so it owns the
+ * transport, as the bound method in asyncio's handle does; the transport owns
+ * it from its first use on. */
+typedef struct {
+    struct runnable head;
+    struct StreamObject *stream; /* owned while it is watched, else NULL */
+} StreamEndObject;
+
+/* Pieces that have room in the transport itself. */
+#define PL_STREAM_FEW_PIECES 2
+
+/* What was written and not yet sent, oldest first: pieces[first .. first +
+ * length) are owned bytes objects, of exact type (so that dropping one runs
+ * no foreign code) and not empty; `offset` bytes of the first are gone;
+ * `size` is what is left of all. */
+struct stream_queue {
+    PyObject **pieces; /* `few`, or owned: PyMem */
+    uint32_t first;
+    uint32_t length;
+    uint32_t capacity;
+    Py_ssize_t offset;
+    Py_ssize_t size;
+    PyObject *few[PL_STREAM_FEW_PIECES];
+};
+
+typedef struct StreamObject {
+    PyObject_HEAD
+    /* The slots of asyncio's _FlowControlMixin, which StreamCore inherits
+     * from.  All are covered by attributes of our own and stay NULL. */
+    PyObject *base_slots[5];
+    PyObject *dict; /* owned, or NULL */
+    PyObject *weakrefs;
+    LoopObject *loop;   /* owned; NULL before _setup and once lost */
+    PyObject *sock;     /* owned; kept once closed, for get_extra_info */
+    PyObject *protocol; /* owned; NULL like loop */
+    PyObject *context;  /* owned: what the protocol is called in */
+    PyObject *server;   /* owned, or NULL */
+    PyObject *given;    /* owned: the extra info we were made with, or NULL */
+    PyObject *peername; /* owned, or NULL */
+    PyObject *sockname; /* owned, or NULL: not asked for yet */
+    PyObject *extra;    /* owned: all of it, or NULL: nobody has asked */
+    PyObject *empty_waiter;   /* owned: a future (sendfile), None or NULL */
+    StreamEndObject *ends[2]; /* owned, by PL_SIDE_*; NULL: never used */
+    struct loop_flush flush;  /* linked: the queue is sent after the turn's
+                                callbacks; the list owns us */
+    struct stream_queue queue;
+    Py_ssize_t high_water;
+    Py_ssize_t low_water;
+    int fd;
+    int conn_lost; /* > 0: connection_lost is due; counts writes after that */
+    bool closing;
+    bool paused; /* reading is */
+    bool eof;    /* write_eof() was called */
+    bool protocol_paused;
+    bool protocol_connected;
+    bool is_buffered; /* a BufferedProtocol */
+    bool released;    /* the socket is closed */
+} StreamObject;
+
+/* True while the poller watches that side for us. */
+static inline bool
+stream_is_watched(const StreamObject *self, int side)
+{
+    return self->ends[side] != NULL && self->ends[side]->stream != NULL;
+}
+
+/* Has the poller watch that side; nothing happens if it does.  -1 with an
+ * exception. */
+int stream_watch(StreamObject *self, int side);
+/* Ends that.  The caller holds a reference to self. */
+void stream_unwatch(StreamObject *self, int side);
+/* 0, or -1 with RuntimeError in a forked child of the loop's process. */
+int stream_check_process(StreamObject *self);
+/* Passes the current exception on to _fatal_error(exc, message), which closes
+ * the transport.  0, or -1 with an exception: one that must end the loop, or
+ * what that method raised. */
+int stream_fatal(StreamObject *self, const char *message);
+/* Raises OSError(error, strerror(error)), as the socket module does. */
+void stream_set_oserror(int error);
+/* Ends the wait for an empty queue, if there is one: exc NULL is success. -1
+ * with an exception. */
+int stream_settle_waiter(StreamObject *self, PyObject *exc);
+
+/* Receives once and calls the protocol.  -1 with an exception. */
+int stream_read_ready(StreamObject *self);
+
+/* --- stream_life.c --- */
+
+/* Schedules connection_lost(exc).  -1 with an exception. */
+int stream_schedule_lost(StreamObject *self, PyObject *exc);
+
+PyObject *Stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+PyObject *Stream__setup(StreamObject *self, PyObject *arg);
+PyObject *Stream__abandon(StreamObject *self, PyObject *arg);
+PyObject *Stream__start(StreamObject *self, PyObject *arg);
+PyObject *Stream__begin(StreamObject *self, PyObject *arg);
+PyObject *Stream_close(StreamObject *self, PyObject *arg);
+PyObject *Stream__force_close(StreamObject *self, PyObject *arg);
+PyObject *Stream_abort(StreamObject *self, PyObject *arg);
+PyObject *Stream__call_connection_lost(StreamObject *self, PyObject *arg);
+PyObject *Stream_is_closing(StreamObject *self, PyObject *arg);
+PyObject *Stream_is_reading(StreamObject *self, PyObject *arg);
+PyObject *Stream_pause_reading(StreamObject *self, PyObject *arg);
+PyObject *Stream_resume_reading(StreamObject *self, PyObject *arg);
+PyObject *Stream_set_protocol(StreamObject *self, PyObject *arg);
+PyObject *Stream_get_protocol(StreamObject *self, PyObject *arg);
+PyObject *Stream_can_write_eof(StreamObject *self, PyObject *arg);
+PyObject *Stream__stop_reading(StreamObject *self, PyObject *arg);
+PyObject *Stream__read_ready(StreamObject *self, PyObject *arg);
+PyObject *Stream__write_ready(StreamObject *self, PyObject *arg);
+extern const char Stream_setup_doc[];
+extern const char Stream_abandon_doc[];
+extern const char Stream_start_doc[];
+extern const char Stream_begin_doc[];
+extern const char Stream_close_doc[];
+extern const char Stream_force_close_doc[];
+extern const char Stream_abort_doc[];
+extern const char Stream_call_connection_lost_doc[];
+extern const char Stream_is_closing_doc[];
+extern const char Stream_is_reading_doc[];
+extern const char Stream_pause_reading_doc[];
+extern const char Stream_resume_reading_doc[];
+extern const char Stream_set_protocol_doc[];
+extern const char Stream_get_protocol_doc[];
+extern const char Stream_can_write_eof_doc[];
+extern const char Stream_stop_reading_doc[];
+extern const char Stream_read_ready_doc[];
+extern const char Stream_write_ready_doc[];
+
+/* --- stream_write.c --- */
+
+void stream_queue_init(struct stream_queue *queue);
+/* Drops what is queued. */
+void stream_queue_clear(struct stream_queue *queue);
+/* Sends now what waits for the end of the turn, if anything does.  -1 with an
+ * exception; that sending failed is none, but has closed the transport. */
+int stream_flush(StreamObject *self);
+/* Forgets that something waits for it.  The caller holds a reference. */
+void stream_unlink_flush(StreamObject *self);
+/* loop_flush.run of a transport. */
+int stream_flush_run(struct loop_flush *flush, LoopObject *loop);
+/* The socket takes bytes again.  -1 with an exception. */
+int stream_write_ready(StreamObject *self);
+
+PyObject *Stream_write(StreamObject *self, PyObject *data);
+PyObject *Stream_writelines(StreamObject *self, PyObject *list);
+PyObject *Stream_write_eof(StreamObject *self, PyObject *ignored);
+PyObject *Stream_get_write_buffer_size(StreamObject *self, PyObject *ignored);
+PyObject *Stream_get_buffer(StreamObject *self, void *closure);
+extern const char Stream_write_doc[];
+extern const char Stream_writelines_doc[];
+extern const char Stream_write_eof_doc[];
+extern const char Stream_get_write_buffer_size_doc[];
+
+#endif

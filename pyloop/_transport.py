@@ -1,0 +1,191 @@
+"""The Python half of the stream transport: what runs per connection or less.
+
+``StreamCore`` (C) reads, writes and closes, and calls up for everything that is rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import warnings
+from asyncio import constants, trsock
+from asyncio.log import logger
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from pyloop import _core
+
+if TYPE_CHECKING:
+    from pyloop._loop import EventLoop
+
+# 3.13's servers know their transports.
+_SERVER_KNOWS = sys.version_info >= (3, 13)
+
+
+class StreamTransport(_core.StreamCore):
+    """A connected stream socket, as an ``asyncio.Transport``."""
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        context: Context | None = None,
+    ) -> None:
+        # The peer is asked for at once, since a socket that was reset has none any more; for a
+        # server it came with accept(), and the dictionary that brought it need not stay.
+        if extra is not None and "peername" in extra:
+            peername = extra["peername"]
+            given = extra if len(extra) > 1 else None
+        else:
+            try:
+                peername = sock.getpeername()
+            except OSError:
+                peername = None
+            given = extra
+        try:
+            self._setup(loop, sock, protocol, server, given, peername, context)
+            if sock.proto == socket.IPPROTO_TCP:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            self._start(waiter)
+            if server is not None:
+                if _SERVER_KNOWS:
+                    server._attach(self)
+                else:
+                    server._attach()
+        except BaseException:
+            self._abandon()
+            raise
+        loop._transports[self._sock_fd] = self
+
+    # --- extra info: looked up when somebody asks ---
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        extra: dict[str, Any] | None = self._all_extra
+        if extra is not None:
+            return extra
+        extra = self._given_extra if self._given_extra is not None else {}
+        if self._kept_sock is not None:
+            sockname = self._sockname
+            if sockname is None:
+                try:
+                    sockname = self._kept_sock.getsockname()
+                except OSError:
+                    pass
+            extra["socket"] = trsock.TransportSocket(self._kept_sock)
+            extra["sockname"] = sockname
+            extra["peername"] = self._peername
+        self._all_extra = extra
+        return extra
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what is known of the connection: ``socket``, ``sockname``, ``peername`` ..."""
+        if name == "socket":
+            # Whoever gets at the socket expects to come after what was written.
+            self.get_write_buffer_size()
+        return self._extra.get(name, default)
+
+    # --- what the core calls ---
+
+    def _read_ready__on_eof(self) -> None:
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if keep_open:
+            # Nothing more can come, but the protocol may go on writing.
+            self._stop_reading()
+        else:
+            self.close()
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(exc, OSError):
+            if self._loop is not None and self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=exc)
+        elif self._loop is not None:
+            self._loop.call_exception_handler(
+                {
+                    "message": message,
+                    "exception": exc,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+        self._force_close(exc)
+
+    def _note_lost_write(self) -> None:
+        if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self._conn_lost += 1
+
+    def _log_debug(self, message: str) -> None:
+        logger.debug(message, self)
+
+    def _detach_from(self, server: Any) -> None:
+        if _SERVER_KNOWS:
+            server._detach(self)
+        else:
+            server._detach()
+
+    # --- sendfile ---
+
+    def _make_empty_waiter(self) -> asyncio.Future[None]:
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        is_empty = not self.get_write_buffer_size()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._empty_waiter = waiter
+        if is_empty:
+            waiter.set_result(None)
+        return waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+
+    def _settle_empty_waiter(self, exc: Any) -> None:
+        waiter = self._empty_waiter
+        if waiter is None or waiter.done():
+            return
+        if exc is None:
+            waiter.set_result(None)
+        elif exc is ConnectionError:
+            waiter.set_exception(ConnectionError("Connection is closed by peer"))
+        else:
+            waiter.set_exception(exc)
+
+    # --- the object ---
+
+    def __repr__(self) -> str:
+        info = [type(self).__name__]
+        if self._sock is None:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(f"fd={self._sock_fd}")
+        if self._loop is not None and not self._loop.is_closed():
+            reads, writes = self._polling
+            info.append("read=polling" if reads else "read=idle")
+            state = "polling" if writes else "idle"
+            info.append(f"write=<{state}, bufsize={self._queued_size}>")
+        return f"<{' '.join(info)}>"
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if self._sock is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            server = self._server
+            self._sock.close()
+            if server is not None:
+                self._detach_from(server)
