@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -215,3 +216,51 @@ def test_no_cyclic_garbage(activity: Callable[[Stage], Awaitable[None]], backend
                 gc.garbage.clear()
 
     assert pyloop.run(root(), backend=backend) == []
+
+
+class Holder:
+    """Keeps the Handle of a callback of its own: a cycle."""
+
+    def __init__(self, loop: pyloop.EventLoop) -> None:
+        self.loop = loop
+        self.handle: asyncio.Handle | None = None
+
+    def schedule(self) -> None:
+        self.handle = self.loop.call_soon(self.call)
+
+    def schedule_and_cancel(self) -> None:
+        self.handle = self.loop.call_soon(self.call)
+        self.handle.cancel()
+        self.loop.call_soon(self.loop.stop)
+
+    def schedule_and_stop(self) -> None:
+        self.handle = self.loop.call_soon(self.call)
+        self.loop.stop()
+
+    def call(self) -> None:
+        self.loop.stop()
+
+
+def run_from(loop: pyloop.EventLoop, start: Callable[[Holder], None]) -> weakref.ref[Holder]:
+    holder = Holder(loop)
+    loop.call_soon(start, holder)
+    loop.run_forever()
+    return weakref.ref(holder)
+
+
+@pytest.mark.parametrize(
+    "start", [Holder.schedule, Holder.schedule_and_cancel], ids=["has run", "is cancelled"]
+)
+def test_kept_handle_is_collected(start: Callable[[Holder], None]) -> None:
+    loop = pyloop.EventLoop()
+    holder = run_from(loop, start)
+    gc.collect()
+    assert holder() is None
+    loop.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop")
+def test_loop_dropped_with_a_kept_handle_pending_is_collected() -> None:
+    holder = run_from(pyloop.EventLoop(), Holder.schedule_and_stop)
+    gc.collect()
+    assert holder() is None

@@ -4,9 +4,21 @@
 #include "methods.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "sched/handle.h"
 #include "sched/task.h"
+
+/* Whether that is the name "context".  The one that asyncio's tasks pass is
+ * not interned. */
+static inline bool
+is_context(PyObject *name)
+{
+    static const char text[] = "context";
+    return PyUnicode_IS_COMPACT_ASCII(name)
+           && PyUnicode_GET_LENGTH(name) == sizeof(text) - 1
+           && memcmp(PyUnicode_1BYTE_DATA(name), text, sizeof(text) - 1) == 0;
+}
 
 int
 loopcall_parse(struct loopcall *call, const struct args_spec *spec,
@@ -15,11 +27,20 @@ loopcall_parse(struct loopcall *call, const struct args_spec *spec,
     int n = spec->n_positional;
     call->args = args + n;
     call->nargs = nargs > n ? nargs - n : 0;
-    if (PL_LIKELY(kwnames == NULL && nargs >= n)) {
+    if (PL_LIKELY(nargs >= n)) {
         call->first = args[0];
         call->callback = args[n - 1];
         call->context = NULL;
-        return 0;
+        if (kwnames == NULL) {
+            return 0;
+        }
+        /* As asyncio's tasks do at each of their steps. */
+        if (PyTuple_GET_SIZE(kwnames) == 1 && spec->n_params > n
+            && is_context(PyTuple_GET_ITEM(kwnames, 0)))
+        {
+            call->context = args[nargs];
+            return 0;
+        }
     }
     PyObject *bound[3];
     if (args_bind_apart(spec, args, nargs < n ? nargs : n, args + nargs,

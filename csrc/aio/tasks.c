@@ -57,6 +57,18 @@ const char Loop_create_task_doc[]
                 "...).\n\n"
                 "Example:\n    loop.create_task(self.serve_client(conn))");
 
+/* Whether asyncio, too, takes this loop for the running one. */
+static int
+is_running_for_asyncio(LoopObject *self)
+{
+    if (loop_running_here() != self) {
+        return 0;
+    }
+    PyObject *running = PyObject_CallNoArgs(self->state->get_running_loop);
+    Py_XDECREF(running); /* whoever runs it holds it */
+    return running == NULL ? -1 : running == (PyObject *)self;
+}
+
 /* asyncio.Task(coro, loop=self, **kwargs). */
 static PyObject *
 new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
@@ -66,8 +78,14 @@ new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
     PyObject *stack[8] = {coro, (PyObject *)self};
     Py_ssize_t n = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
     if (n == 0) {
+        int is_running = is_running_for_asyncio(self);
+        if (is_running < 0) {
+            return NULL;
+        }
+        /* The running loop is what a task takes that is not told of one, and
+         * without keyword arguments it is made with less ado. */
         return PyObject_Vectorcall(state->AsyncioTask, stack, 1,
-                                   state->kwnames_loop);
+                                   is_running ? NULL : state->kwnames_loop);
     }
     PyObject *names = PyTuple_New(n + 1);
     if (names == NULL) {

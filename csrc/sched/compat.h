@@ -71,4 +71,16 @@ hash_pointer(const void *pointer)
 #define PL_FREELISTS 1
 #endif
 
+/* Makes an object of a free list, whose type it has kept, a new one. */
+static inline void
+object_revive(PyObject *object, PyTypeObject *type)
+{
+#if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS)
+    (void)PyObject_Init(object, type); /* which counts it */
+#else
+    Py_INCREF(type);
+    Py_SET_REFCNT(object, 1);
+#endif
+}
+
 #endif

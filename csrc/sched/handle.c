@@ -10,9 +10,9 @@
 #include "compat.h"
 #include "errors.h"
 
-/* Handles that are kept for reuse: more than one turn of a busy loop uses, at
- * about 130 bytes each. */
-#define PL_MAX_FREE_HANDLES 512
+/* Handles that are kept for reuse: what one turn of a busy loop uses, at about
+ * 130 bytes each. */
+#define PL_MAX_FREE_HANDLES 2048
 
 static int handle_run(struct runnable *self, LoopObject *loop);
 
@@ -82,7 +82,7 @@ take_free(struct module_state *state)
     if (self != NULL) {
         state->handle_free = (HandleObject *)(void *)self->callback;
         state->n_handle_free--;
-        (void)PyObject_Init((PyObject *)self, state->HandleType);
+        object_revive((PyObject *)self, state->HandleType);
     }
     return self;
 }
@@ -115,9 +115,10 @@ handle_free_all(struct module_state *state)
     state->n_handle_free = 0;
 }
 
-HandleObject *
-handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
-           Py_ssize_t nargs, PyObject *context)
+/* A Handle that the garbage collector does not know. */
+static HandleObject *
+new_untracked(LoopObject *loop, PyObject *callback, PyObject *const *args,
+              Py_ssize_t nargs, PyObject *context)
 {
     HandleObject *self = take_free(loop->state);
     if (self == NULL) {
@@ -126,11 +127,20 @@ handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
             return NULL;
         }
     }
-    int rc = handle_fill(self, loop, callback, args, nargs, context);
-    PyObject_GC_Track(self);
-    if (rc < 0) {
+    if (handle_fill(self, loop, callback, args, nargs, context) < 0) {
         Py_DECREF(self);
         return NULL;
+    }
+    return self;
+}
+
+HandleObject *
+handle_new(LoopObject *loop, PyObject *callback, PyObject *const *args,
+           Py_ssize_t nargs, PyObject *context)
+{
+    HandleObject *self = new_untracked(loop, callback, args, nargs, context);
+    if (self != NULL) {
+        PyObject_GC_Track(self);
     }
     return self;
 }
@@ -139,8 +149,18 @@ HandleObject *
 handle_call_soon(LoopObject *loop, PyObject *callback, PyObject *const *args,
                  Py_ssize_t nargs, PyObject *context)
 {
-    HandleObject *self = handle_new(loop, callback, args, nargs, context);
-    if (self != NULL && loop_push(loop, &self->head) < 0) {
+    HandleObject *self = new_untracked(loop, callback, args, nargs, context);
+    if (self == NULL) {
+        return NULL;
+    }
+    /* A running loop, and with it all that is in its ready queue, cannot be
+     * garbage, and most Handles do not live longer than that: the collector
+     * need not look at them.  loop_run at its end and handle_run have those
+     * tracked that do. */
+    if (loop->thread_id == 0) {
+        PyObject_GC_Track(self);
+    }
+    if (loop_push(loop, &self->head) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -352,12 +372,17 @@ static int
 handle_run(struct runnable *runnable, LoopObject *loop)
 {
     HandleObject *self = (HandleObject *)runnable;
+    int rc = 0;
     loop->ready.must_poll = true;
-    if (self->cancelled || self->callback == NULL) {
-        return 0;
+    if (!self->cancelled && self->callback != NULL) {
+        loop_leave_task(loop);
+        rc = run_once(self);
     }
-    loop_leave_task(loop);
-    return run_once(self);
+    if (Py_REFCNT(self) > 1 && !PyObject_GC_IsTracked((PyObject *)self)) {
+        /* Somebody keeps it. */
+        PyObject_GC_Track(self);
+    }
+    return rc;
 }
 
 void
@@ -413,7 +438,9 @@ Handle_tp_dealloc(HandleObject *self)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    (void)Handle_tp_clear(self);
+    clear_call(self);
+    Py_XDECREF(self->context);
+    Py_XDECREF(self->source_traceback);
     LoopObject *loop = self->loop;
     give_back(self, type);
     Py_DECREF(loop); /* call-out: last, it may free everything */

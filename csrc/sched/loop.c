@@ -397,6 +397,22 @@ is_main_thread(LoopObject *loop)
     return id == PyThread_get_thread_ident();
 }
 
+/* The garbage collector learns of the Handles that wait in the ready queue: it
+ * did not have to while the loop ran (handle.c). */
+static void
+track_ready(LoopObject *loop)
+{
+    struct ring *ring = &loop->ready.ring;
+    for (uint32_t i = 0; i < ring_length(ring); i++) {
+        PyObject *runnable = (PyObject *)ring_at(ring, i);
+        if (Py_IS_TYPE(runnable, loop->state->HandleType)
+            && !PyObject_GC_IsTracked(runnable))
+        {
+            PyObject_GC_Track(runnable);
+        }
+    }
+}
+
 enum loop_exit
 loop_run(LoopObject *loop, enum loop_mode mode)
 {
@@ -419,6 +435,7 @@ loop_run(LoopObject *loop, enum loop_mode mode)
     }
     loop->stopping = false;
     loop->thread_id = 0;
+    track_ready(loop);
     loop_running_tls = outer;
     Py_DECREF(loop);
     return reason;
@@ -566,25 +583,19 @@ loop_traverse(LoopObject *loop, visitproc visit, void *arg)
 }
 
 int
-loop_check_usable(LoopObject *loop)
+loop_refuse(LoopObject *loop)
 {
-    if (PL_UNLIKELY(!loop->initialised)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "the event loop is not initialised: "
-                        "EventLoop.__init__ was not called");
-        return -1;
+    const char *why = "Event loop is closed";
+    if (!loop->initialised) {
+        why = "the event loop is not initialised: "
+              "EventLoop.__init__ was not called";
     }
-    if (PL_UNLIKELY(loop->closed || loop->reactor == NULL)) {
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return -1;
+    else if (!loop->closed && loop->reactor != NULL) {
+        why = "the event loop belongs to the parent of this forked "
+              "process; make a new one here";
     }
-    if (PL_UNLIKELY(loop->forks != loop_forks)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "the event loop belongs to the parent of this forked "
-                        "process; make a new one here");
-        return -1;
-    }
-    return 0;
+    PyErr_SetString(PyExc_RuntimeError, why);
+    return -1;
 }
 
 int

@@ -155,8 +155,21 @@ extern unsigned loop_forks;
  * OSError. */
 int loop_watch_forks(void);
 
+/* Raises the RuntimeError of loop_check_usable. */
+int loop_refuse(LoopObject *loop);
+
 /* 0, or -1 with RuntimeError: closed; not initialised; another process. */
-int loop_check_usable(LoopObject *loop);
+static inline int
+loop_check_usable(LoopObject *loop)
+{
+    if (PL_UNLIKELY(!loop->initialised || loop->closed || loop->reactor == NULL
+                    || loop->forks != loop_forks))
+    {
+        return loop_refuse(loop);
+    }
+    return 0;
+}
+
 /* 0, or -1 with RuntimeError when the loop is running in another thread. */
 int loop_check_thread(LoopObject *loop, const char *who);
 

@@ -21,7 +21,7 @@ op_new(struct module_state *state, const struct op_kind *kind)
         state->op_free = (OpObject *)(void *)op->object;
         state->n_op_free--;
         op->object = NULL;
-        (void)PyObject_Init((PyObject *)op, state->OpType);
+        object_revive((PyObject *)op, state->OpType);
     }
     else {
         op = PyObject_GC_New(OpObject, state->OpType);

@@ -100,7 +100,7 @@ task_new(LoopObject *loop, PyObject *coro, PyObject *name, PyObject *context,
     if (task != NULL) {
         state->task_free = (TaskObject *)(void *)task->coro;
         state->n_task_free--;
-        (void)PyObject_Init((PyObject *)task, state->TaskType);
+        object_revive((PyObject *)task, state->TaskType);
     }
     else {
         task = PyObject_GC_New(TaskObject, state->TaskType);
