@@ -230,12 +230,16 @@ run_ready(LoopObject *loop)
 /* A turn looks at the poller unless it can be sure that this is not due: only
  * native tasks ran since the last look (asyncio programs expect a look in
  * every turn; a selector of the user's is called in every turn), there were
- * few of them, and they took no noticeable time. */
+ * few of them, and they took no noticeable time.
+ *
+ * But the turn after one that found events goes on with what they made ready,
+ * whatever that is: the task that a received packet has woken answers before
+ * the next look, and a request costs one system call less. */
 static bool
 should_poll(LoopObject *loop)
 {
-    if (loop->ready.must_poll || loop->selector != NULL
-        || ring_length(&loop->ready.ring) == 0 || loop->stopping)
+    if (loop->selector != NULL || ring_length(&loop->ready.ring) == 0
+        || loop->stopping || (loop->ready.must_poll && !loop->ready.may_go_on))
     {
         return true;
     }
@@ -257,8 +261,16 @@ loop_turn(LoopObject *loop)
             return -1;
         }
         loop->ready.must_poll = false;
+        loop->ready.may_go_on = n > 0;
         loop->ready.steps_since_poll = 0;
         loop->ready.polled_at_ns = clock_coarse_ns();
+    }
+    else {
+        loop->ready.may_go_on = false;
+        if (loop->ready.must_poll) {
+            /* Callbacks see their timers in every turn. */
+            fire_timers(loop);
+        }
     }
     return run_ready(loop);
 }
@@ -280,6 +292,7 @@ run_turns(LoopObject *loop, enum loop_mode mode)
     bool may_be_stuck = mode == LOOP_MODE_TASKS_WAIT;
     bool has_settled = false;
     loop->ready.must_poll = true;
+    loop->ready.may_go_on = false;
     for (;;) {
         if (mode != LOOP_MODE_FOREVER) {
             if (loop->tasks.failed != NULL) {

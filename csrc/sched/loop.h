@@ -59,6 +59,7 @@ typedef struct LoopObject {
         uint32_t promised;
         uint32_t steps_since_poll;
         bool must_poll;       /* something other than a native step ran */
+        bool may_go_on;       /* the last turn looked, and found events */
         int64_t polled_at_ns; /* coarse clock */
     } ready;
 
