@@ -109,6 +109,11 @@ PyDoc_STRVAR(module_doc, "The C core of pyloop; import pyloop instead.");
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    /* What is not in the module's state: which loop a thread runs (its own),
+     * and how often the process has forked (written with one thread left). */
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
     {0, NULL},
 };
 
