@@ -136,7 +136,7 @@ PyDoc_STRVAR(Loop_release_core_doc,
 static PyObject *
 Loop__release_core(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->thread_id != 0) {
+    if (loop_is_running(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot close a running event loop");
         return NULL;
@@ -166,7 +166,7 @@ check_may_run(LoopObject *self)
     if (loop_check_usable(self) < 0) {
         return -1;
     }
-    if (self->thread_id != 0) {
+    if (loop_is_running(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "This event loop is already running");
         return -1;
@@ -323,7 +323,7 @@ PyDoc_STRVAR(Loop_is_running_doc, "is_running($self, /)\n--\n\n"
 static PyObject *
 Loop_is_running(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->thread_id != 0);
+    return PyBool_FromLong(loop_is_running(self));
 }
 
 PyDoc_STRVAR(Loop_is_closed_doc, "is_closed($self, /)\n--\n\n"
@@ -374,7 +374,7 @@ Loop__check_closed(LoopObject *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Loop_get_thread_id(LoopObject *self, void *Py_UNUSED(closure))
 {
-    if (self->thread_id == 0) {
+    if (!loop_is_running(self)) {
         Py_RETURN_NONE;
     }
     return PyLong_FromUnsignedLong(self->thread_id);

@@ -822,11 +822,15 @@ print("ok")
     )
 
 
-def test_the_parent_loses_no_event_to_its_child(backend: str) -> None:
+@pytest.mark.parametrize("selector", ["None", "selectors.EpollSelector()"])
+def test_the_parent_loses_no_event_to_its_child(selector: str, backend: str) -> None:
     """Whatever the child closes or removes, the parent's descriptors are still watched."""
     run_forking(
+        f"""
+import selectors
+loop = pyloop.EventLoop(selector={selector})
+"""
         """
-loop = pyloop.EventLoop()
 pairs = [socket.socketpair() for _ in range(20)]
 got = []
 
@@ -842,9 +846,20 @@ def leave():
         right.close()
     return None
 
+def close_sockets():
+    for left, right in pairs:
+        try:
+            loop.close_socket(left)
+        except RuntimeError as exc:
+            assert f"RuntimeError: {exc}" == FOREIGN
+            left.close()
+        else:
+            return "no error"
+
 def end():
-    loop._thread_id = None  # it was forked inside of the loop
+    assert not loop.is_running()
     loop.close()
+    assert loop.is_closed()
 
 for number, (left, right) in enumerate(pairs):
     left.setblocking(False)
@@ -857,11 +872,14 @@ def send_all():
 loop.call_soon(loop.stop)
 loop.run_forever()
 assert child_says(leave) == "None"
+assert child_says(close_sockets) == "None"
 assert child_says(loop.close) == "None"
 send_all()
 
 def inside():
+    assert loop.is_running()
     assert child_says(leave) == "None"
+    assert child_says(close_sockets) == "None"
     assert child_says(end) == "None"
     send_all()
     send_all()
@@ -915,6 +933,64 @@ with os.fdopen(read_fd, "rb") as file:
 # The child of the second round may have come back before or after the others were ready.
 assert sorted(text) == sorted(b"EppEpp") or sorted(text) == sorted(b"EpEpp"), text
 loop.close()
+print("ok")
+""",
+        backend,
+    )
+
+
+def test_a_child_of_a_running_task_closes_the_parents_loop(backend: str) -> None:
+    """What is above it on the stack then ends with RuntimeError."""
+    run_forking(
+        """
+async def forks():
+    await asyncio.sleep(0)
+    if os.fork() == 0:
+        # It says of each task that it was destroyed, which is so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        loop = running[0]
+        assert not loop.is_running()
+        loop.close()
+        async def inner():
+            await asyncio.sleep(0.001)
+        try:
+            pyloop.run(inner())
+            os.write(write_fd, b"ran ")
+        except BaseException as exc:
+            os.write(write_fd, repr(exc).encode())
+            os._exit(1)
+
+async def other():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+async def in_asyncio():
+    running.append(asyncio.get_running_loop())
+    waits = asyncio.ensure_future(other())
+    await asyncio.ensure_future(forks())
+    await waits
+
+async def in_pyloop():
+    running.append(asyncio.get_running_loop())
+    waits = await pyloop.spawn(other())
+    await (await pyloop.spawn(forks()))
+    await waits
+
+parent = os.getpid()
+for main in (in_asyncio, in_pyloop):
+    running = []
+    read_fd, write_fd = os.pipe()
+    try:
+        pyloop.run(main())
+    except RuntimeError as exc:
+        assert os.getpid() != parent
+        os.write(write_fd, str(exc).encode())
+        os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd) as file:
+        text = file.read()
+    assert text == "ran Event loop is closed", text
+    os.wait()
 print("ok")
 """,
         backend,

@@ -65,7 +65,8 @@ Loop__remove_signal(LoopObject *self, PyObject *signum)
     if (rc < 0) {
         return NULL;
     }
-    if (PyDict_GET_SIZE(self->signals.handlers) == 0 && self->thread_id == 0) {
+    if (PyDict_GET_SIZE(self->signals.handlers) == 0 && !loop_is_running(self))
+    {
         loop_signals_leave(self);
     }
     Py_RETURN_TRUE;

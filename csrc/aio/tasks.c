@@ -183,7 +183,7 @@ const char Loop_close_native_doc[]
 PyObject *
 Loop__close_native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->thread_id != 0) {
+    if (loop_is_running(self)) {
         PyErr_SetString(PyExc_RuntimeError, "the event loop is running");
         return NULL;
     }

@@ -258,7 +258,11 @@ Loop_close_socket(LoopObject *self, PyObject *sock)
                      Py_TYPE(sock)->tp_name, sock);
         return NULL;
     }
-    if (loop_check_thread(self, "close_socket()") < 0) {
+    /* Of a closed loop nobody waits any more.  A child would take the socket
+     * out of the poller that it shares with the parent. */
+    if ((self->reactor != NULL && loop_check_usable(self) < 0)
+        || loop_check_thread(self, "close_socket()") < 0)
+    {
         return NULL;
     }
     PyObject *number

@@ -614,7 +614,8 @@ loop_refuse(LoopObject *loop)
 int
 loop_check_thread(LoopObject *loop, const char *who)
 {
-    if (loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident())
+    if (loop_is_running(loop)
+        && loop->thread_id != PyThread_get_thread_ident())
     {
         PyErr_Format(PyExc_RuntimeError,
                      "%s: the event loop runs in another thread; use "

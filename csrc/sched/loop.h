@@ -127,6 +127,18 @@ loop_running_here(void)
     return loop_running_tls;
 }
 
+/* How often the process that loaded us has become another one by fork().  A
+ * loop that was made under another number is the parent's. */
+extern unsigned loop_forks;
+
+/* Whether a thread of this process is inside of loop_run.  In the child of a
+ * fork none is, although the copy of the loop says so. */
+static inline bool
+loop_is_running(const LoopObject *loop)
+{
+    return loop->thread_id != 0 && loop->forks == loop_forks;
+}
+
 /* Makes the reactor.  `backend` NULL: the default.  0, or -1 with ValueError
  * (no such backend) or OSError. */
 int loop_init(LoopObject *loop, const char *backend);
@@ -149,10 +161,7 @@ int loop_signals_enter(LoopObject *loop);
 /* Gives the signal wake-up back to whoever had it before we ran. */
 void loop_signals_leave(LoopObject *loop);
 
-/* How often the process that loaded us has become another one by fork().  A
- * loop that was made under another number is the parent's. */
-extern unsigned loop_forks;
-/* Counts forks from now on.  Once per process is enough; 0, or -1 with
+/* Counts forks in loop_forks from now on.  Once per process is enough; 0, or -1 with
  * OSError. */
 int loop_watch_forks(void);
 

@@ -77,6 +77,9 @@ loop_watch_show(LoopObject *loop)
     if (PL_LIKELY(loop->selector == NULL) || loop->in_selector) {
         return;
     }
+    if (loop->forks != loop_forks) {
+        return; /* its poller, shared with the parent, would tell the kernel */
+    }
     PyObject *pending = exception_take();
     reactor_flush(loop->reactor, true, loop_watch_refused, loop_watch_released,
                   loop); /* call-out */
