@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import gc
 import os
+import selectors
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,18 +129,95 @@ def test_a_closed_socket_and_a_closed_number(method: str, backend: str) -> None:
         assert type(caught.value) is OSError
 
 
-@pytest.mark.parametrize("kind", ["file", "directory"])
-def test_what_is_always_ready_is_refused_at_once(kind: str, backend: str) -> None:
-    with new_loop() as loop, tempfile.TemporaryDirectory() as folder:
-        flags = os.O_RDWR | os.O_CREAT if kind == "file" else os.O_RDONLY
-        fd = os.open(os.path.join(folder, "f") if kind == "file" else folder, flags)
+def odd_file(kind: str, folder: str) -> int:
+    """A descriptor of something that is no socket; some pollers refuse some of them."""
+    paths = {
+        "regular file": (os.path.join(folder, "f"), os.O_RDWR | os.O_CREAT),
+        "directory": (folder, os.O_RDONLY),
+        "path only": (folder, os.O_PATH),
+        "file of /proc": ("/proc/self/status", os.O_RDONLY),
+        "file that tells of changes": ("/proc/self/mounts", os.O_RDONLY),
+        "/dev/null": ("/dev/null", os.O_RDWR),
+        "/dev/zero": ("/dev/zero", os.O_RDWR),
+        "terminal": ("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
+    }
+    return os.open(*paths[kind])
+
+
+@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "regular file",
+        "directory",
+        "path only",
+        "file of /proc",
+        "file that tells of changes",
+        "/dev/null",
+        "/dev/zero",
+        "terminal",
+    ],
+)
+@pytest.mark.parametrize("driven", [False, True], ids=["", "selector"])
+def test_what_the_poller_refuses_is_refused_at_once(
+    kind: str, method: str, driven: bool, backend: str, tmp_path: Path
+) -> None:
+    """As asyncio does it on the same poller, and what it takes is watched as there."""
+    make = {"epoll": selectors.EpollSelector, "poll": selectors.PollSelector}[backend]
+
+    def try_it(loop: asyncio.AbstractEventLoop) -> list[tuple[Any, ...]]:
+        calls: list[str] = []
+        fd = odd_file(kind, str(tmp_path))
         try:
-            with pytest.raises(PermissionError, match=kind):
-                loop.add_reader(fd, print)
-            assert not loop.remove_reader(fd)
+            outcomes = [outcome(lambda: getattr(loop, method)(fd, calls.append, "called"))]
+            run_turns(loop, 4)
+            remove = getattr(loop, method.replace("add", "remove"))
+            outcomes += [(len(calls) > 1,), outcome(lambda: remove(fd))]
             run_turns(loop)
+            return outcomes
         finally:
             os.close(fd)
+
+    with new_loop(lambda: asyncio.SelectorEventLoop(make())) as loop:
+        theirs = try_it(loop)
+    with new_loop(lambda: pyloop.EventLoop(selector=make() if driven else None)) as loop:
+        assert try_it(loop) == theirs
+
+
+def test_the_text_of_a_refusal_is_asyncios() -> None:
+    texts = []
+    for factory in (asyncio.SelectorEventLoop, pyloop.EventLoop):
+        with new_loop(factory) as loop, open("/dev/null") as null:
+            for fd in (null, null.fileno(), 1_000_000):
+                for method in (loop.add_reader, loop.add_writer):
+                    with pytest.raises(OSError) as caught:
+                        method(fd, print)
+                    texts.append((type(caught.value), str(caught.value)))
+    assert texts[: len(texts) // 2] == texts[len(texts) // 2 :]
+
+
+def test_an_error_of_a_selectors_register_is_the_callers() -> None:
+    class Picky(selectors.DefaultSelector):
+        def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
+            if data is not None and data[0] is not None and refuses:
+                raise LookupError("not this one")
+            return super().register(fileobj, events, data)
+
+    refuses = False
+    fd, peer = os.openpty()
+    try:
+        with new_loop(lambda: pyloop.EventLoop(selector=Picky())) as loop:
+            refuses = True
+            with pytest.raises(LookupError, match="not this one"):
+                loop.add_reader(fd, print)
+            assert not loop.remove_reader(fd)
+            refuses = False
+            loop.add_reader(fd, loop.stop)
+            os.write(peer, b"x")
+            loop.run_forever()
+    finally:
+        os.close(fd)
+        os.close(peer)
 
 
 def test_a_socket_closed_after_add_reader_is_known_by_its_object(backend: str) -> None:

@@ -30,11 +30,7 @@
 void
 stream_set_oserror(int error)
 {
-    PyObject *exc
-        = PyObject_CallFunction(PyExc_OSError, "is", error, strerror(error));
-    if (exc != NULL) {
-        exception_put(exc);
-    }
+    (void)errors_from_bare_errno(error);
 }
 
 int

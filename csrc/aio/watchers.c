@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/handle.h"
 
@@ -85,29 +86,46 @@ watched_or_closed_fd(LoopObject *self, PyObject *fileobj)
     return find.fd;
 }
 
-/* The poller refuses some files, but only at the next flush.  What can be told
- * at once belongs to the caller: that a number is closed, or a file one that
- * nobody can wait for.  Asked only where the poller would be told anyway.  0,
- * or -1 with OSError. */
+/* The poller is told at the next flush, but what it refuses belongs to the
+ * caller of add_reader(): a number that is closed, and some files.  No poller
+ * refuses a socket or a pipe. */
+enum { FD_CLOSED = -1, FD_MAY_BE_REFUSED = 0, FD_CAN_BE_WATCHED = 1 };
+
 static int
-check_can_be_watched(LoopObject *self, int fd, const char *who)
+judge_fd(int fd)
 {
-    struct watch *watch = fdtable_get(&self->reactor->fds, fd);
-    if (watch != NULL && watch->wanted != 0) {
-        return 0;
-    }
     struct stat status;
     if (fstat(fd, &status) < 0) {
-        return errors_from_errno(errno, "%s(): descriptor %d", who, fd);
+        errors_from_bare_errno(errno);
+        return FD_CLOSED;
     }
-    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) {
-        return errors_from_errno(
-            EPERM,
-            "%s(): descriptor %d is a %s, which is "
-            "always ready",
-            who, fd, S_ISDIR(status.st_mode) ? "directory" : "regular file");
+    return S_ISSOCK(status.st_mode) || S_ISFIFO(status.st_mode)
+               ? FD_CAN_BE_WATCHED
+               : FD_MAY_BE_REFUSED;
+}
+
+/* 0, or -1 with an exception and the Handle taken off. */
+static int
+ask_poller(LoopObject *self, int fd, int side, HandleObject *handle)
+{
+    if (self->in_selector) {
+        return 0;
     }
-    return 0;
+    struct watch *watch = fdtable_get(&self->reactor->fds, fd);
+    int rc = reactor_try(self->reactor, watch); /* call-out */
+    if (rc == 0) {
+        return 0;
+    }
+    if (loop_watcher(self, fd, side, NULL) == (PyObject *)handle) {
+        Py_DECREF(loop_unwatch(self, fd, side));
+    }
+    if (self->selector_error != NULL) {
+        PyObject *exc = self->selector_error;
+        self->selector_error = NULL;
+        exception_put(exc);
+        return -1;
+    }
+    return errors_from_bare_errno(rc);
 }
 
 static PyObject *
@@ -123,8 +141,16 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     int fd = watched_fd(self, args[0]);
-    if (fd < 0 || check_can_be_watched(self, fd, who) < 0) {
+    if (fd < 0) {
         return NULL;
+    }
+    struct watch *watch = fdtable_get(&self->reactor->fds, fd);
+    int verdict = FD_CAN_BE_WATCHED;
+    if (watch == NULL || watch->wanted == 0) {
+        verdict = judge_fd(fd);
+        if (verdict == FD_CLOSED) {
+            return NULL;
+        }
     }
     HandleObject *handle
         = handle_new(self, call.callback, call.args, call.nargs, call.context);
@@ -144,6 +170,9 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
         PyErr_Format(PyExc_RuntimeError,
                      "%s(): somebody waits already to %s descriptor %d", who,
                      side == PL_SIDE_READ ? "read from" : "write to", fd);
+    }
+    if (rc == 0 && verdict == FD_MAY_BE_REFUSED) {
+        rc = ask_poller(self, fd, side, handle); /* call-out */
     }
     if (rc != 0) {
         Py_DECREF(handle);

@@ -274,6 +274,28 @@ reactor_presumed(const struct watch *watch, unsigned target)
     return watch->armed;
 }
 
+/* Makes the poller hold what is wanted of one watch, and what may stay: 0 or
+ * -errno, and then it holds nothing.  May call out. */
+static int
+reactor_sync(struct reactor *reactor, struct watch *watch, bool about_to_sleep)
+{
+    unsigned target = watch->wanted;
+    int rc = 0;
+    if (!about_to_sleep && (watch->doubts & REACTOR_UNWANTED) == 0) {
+        target |= watch->armed;
+    }
+    if (target != watch->armed || (watch->doubts & REACTOR_UNSURE) != 0
+        || reactor->ops->calls_out)
+    {
+        unsigned presumed = reactor_presumed(watch, target);
+        rc = reactor->ops->update(reactor->poller, watch->fd,
+                                  watch->generation, presumed, target);
+        watch->armed = rc < 0 ? 0 : (uint8_t)target;
+    }
+    watch->doubts &= REACTOR_ORPHAN;
+    return rc;
+}
+
 /* Brings the poller up to date with one watch, which is in no list.  The
  * callbacks may do anything to any watch: nothing that was read before a call
  * is used after it. */
@@ -282,24 +304,9 @@ reactor_tell(struct reactor *reactor, struct watch *watch, bool about_to_sleep,
              reactor_refused_fn refused, reactor_released_fn released,
              void *arg)
 {
-    unsigned target = watch->wanted;
-    if (!about_to_sleep && (watch->doubts & REACTOR_UNWANTED) == 0) {
-        target |= watch->armed;
-    }
-    if (target != watch->armed || (watch->doubts & REACTOR_UNSURE) != 0
-        || reactor->ops->calls_out)
-    {
-        unsigned presumed = reactor_presumed(watch, target);
-        int rc = reactor->ops->update(reactor->poller, watch->fd,
-                                      watch->generation, presumed, target);
-        watch->armed = rc < 0 ? 0 : (uint8_t)target;
-        watch->doubts &= REACTOR_ORPHAN;
-        if (rc < 0 && watch->wanted != 0) {
-            refused(watch, rc, arg); /* call-out */
-        }
-    }
-    else {
-        watch->doubts &= REACTOR_ORPHAN;
+    int rc = reactor_sync(reactor, watch, about_to_sleep);
+    if (rc < 0 && watch->wanted != 0) {
+        refused(watch, rc, arg); /* call-out */
     }
 
     if (watch->wanted != watch->armed
@@ -316,6 +323,17 @@ reactor_tell(struct reactor *reactor, struct watch *watch, bool about_to_sleep,
         watch->hints = 0;
         released(owner, arg); /* call-out */
     }
+}
+
+int
+reactor_try(struct reactor *reactor, struct watch *watch)
+{
+    watch->doubts |= REACTOR_UNSURE;
+    list_remove(&watch->dirty);
+    int rc = reactor_sync(reactor, watch, false); /* call-out */
+    watch->doubts |= REACTOR_UNSURE;
+    reactor_mark_dirty(reactor, watch);
+    return rc;
 }
 
 /* The dirty watches are moved to a list of our own first: what the callbacks

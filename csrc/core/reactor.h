@@ -77,6 +77,11 @@ void *reactor_watch_clear(struct reactor *reactor, struct watch *watch,
  * release.  The waiters must have been cleared. */
 void *reactor_forget(struct reactor *reactor, struct watch *watch);
 
+/* Tells the poller at once of a watch that has waiters, so that a refusal has
+ * a caller: 0, or -errno, and then the waiter that was set last is the
+ * caller's to clear.  The next flush tells it again, for the descriptor may be
+ * closed by then. */
+int reactor_try(struct reactor *reactor, struct watch *watch);
 /* Tells the poller what changed.  about_to_sleep: also take out interest that
  * nobody has any more.  `refused` is called for each watch whose new interest
  * the poller did not take (its armed is 0 afterwards and its waiters are still

@@ -53,6 +53,18 @@ errors_from_errno(int error, const char *format, ...)
     return -1;
 }
 
+int
+errors_from_bare_errno(int error)
+{
+    error = error < 0 ? -error : error;
+    PyObject *exc
+        = PyObject_CallFunction(PyExc_OSError, "is", error, strerror(error));
+    if (exc != NULL) {
+        exception_put(exc);
+    }
+    return -1;
+}
+
 void
 errors_stop_iteration(PyObject *value)
 {

@@ -14,6 +14,8 @@ int errors_from_errno(int error, const char *format, ...);
 /* errors_from_errno for functions that return objects: NULL. */
 #define errors_null(error, ...) \
     (errors_from_errno((error), __VA_ARGS__), (PyObject *)NULL)
+/* Raises it with the bare text of the system, as asyncio's own are.  -1. */
+int errors_from_bare_errno(int error);
 /* Builds the exception instead of raising it.  New reference or NULL. */
 PyObject *errors_make_errno(int error, const char *format, ...);
 

@@ -161,8 +161,8 @@ int loop_signals_enter(LoopObject *loop);
 /* Gives the signal wake-up back to whoever had it before we ran. */
 void loop_signals_leave(LoopObject *loop);
 
-/* Counts forks in loop_forks from now on.  Once per process is enough; 0, or -1 with
- * OSError. */
+/* Counts forks in loop_forks from now on.  Once per process is enough; 0, or
+ * -1 with OSError. */
 int loop_watch_forks(void);
 
 /* Raises the RuntimeError of loop_check_usable. */
