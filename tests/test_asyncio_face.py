@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -505,6 +506,39 @@ def test_handles_look_as_asyncios(timed: bool, debug: bool) -> None:
     half = len(texts) // 2
     assert texts[half:] == texts[:half]
     assert ("created at" in texts[0]) == debug
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_cancelled_handle_lets_go_of_what_it_would_have_called(debug: bool) -> None:
+    class Argument:
+        def __repr__(self) -> str:
+            return "<argument>"
+
+    texts = []
+    for factory in (asyncio.SelectorEventLoop, pyloop.EventLoop):
+        with new_loop(factory) as loop:
+            loop.set_debug(debug)
+            for make in (lambda *call: loop.call_at(1e9, *call), loop.call_soon):  # noqa: B023
+                argument = Argument()
+                alive = weakref.ref(argument)
+                handle = make(target, argument)
+                del argument
+                assert alive() is not None
+                handle.cancel()
+                assert alive() is None
+                texts.append(repr(handle).replace(" created at", ""))
+            handles: list[asyncio.Handle] = []
+
+            def cancels(argument: object) -> None:
+                handles[0].cancel()  # noqa: B023
+                assert repr(argument) == "<argument>"
+
+            handles.append(loop.call_soon(cancels, Argument()))
+            run_turns(loop, 1)
+            texts.append(repr(handles[0]))
+    half = len(texts) // 2
+    assert texts[half:] == texts[:half]
+    assert ("<argument>" in texts[0]) == debug
 
 
 def test_timer_handles_compare_as_asyncios() -> None:

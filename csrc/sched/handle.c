@@ -260,6 +260,25 @@ done:
     return text;
 }
 
+/* A cancelled Handle lets go of what it would have called.  In debug mode it
+ * still says what that was: the text is in the place of the arguments. */
+static void
+forget_call(HandleObject *self)
+{
+    PyObject *text = NULL;
+    if (PL_UNLIKELY(self->loop->debug) && self->callback != NULL) {
+        PyObject *pending = exception_take();
+        text = format_callback(self); /* call-out */
+        PyErr_Clear(); /* a repr that fails: no text */
+        if (pending != NULL) {
+            exception_put(pending);
+        }
+    }
+    clear_call(self); /* call-out */
+    self->slots[1] = text;
+    self->nargs = text != NULL;
+}
+
 /* Gives the current exception to the loop's exception handler, in asyncio's
  * words. */
 static int
@@ -363,7 +382,7 @@ run_once(HandleObject *self)
     }
     self->running = false;
     if (self->cancelled) {
-        clear_call(self);
+        forget_call(self);
     }
     return rc;
 }
@@ -396,8 +415,8 @@ handle_cancel(HandleObject *self)
     if (Py_IS_TYPE(self, self->loop->state->TimerHandleType)) {
         loop_timer_stop(self->loop, &((TimerHandleObject *)self)->timer);
     }
-    if (!self->running && !self->loop->debug) {
-        clear_call(self);
+    if (!self->running) {
+        forget_call(self);
     }
     Py_DECREF(self);
 }
@@ -534,6 +553,9 @@ Handle_tp_repr(HandleObject *self)
             Py_DECREF(source);
         }
     }
+    else if (parts != NULL && self->cancelled && self->nargs == 1) {
+        Py_SETREF(parts, PyUnicode_FromFormat("%U %U", parts, self->slots[1]));
+    }
     if (parts != NULL && self->source_traceback != NULL) {
         PyObject *frame = PySequence_GetItem(self->source_traceback, -1);
         PyObject *file = NULL, *line = NULL;
@@ -559,15 +581,10 @@ Handle_tp_repr(HandleObject *self)
 }
 
 static PyObject *
-or_none(PyObject *value)
-{
-    return Py_NewRef(value != NULL ? value : Py_None);
-}
-
-static PyObject *
 Handle_get_callback(HandleObject *self, void *Py_UNUSED(closure))
 {
-    return or_none(self->cancelled ? NULL : self->callback);
+    bool is_gone = self->cancelled || self->callback == NULL;
+    return Py_NewRef(is_gone ? Py_None : self->callback);
 }
 
 static PyObject *
@@ -577,30 +594,6 @@ Handle_get_args(HandleObject *self, void *Py_UNUSED(closure))
         Py_RETURN_NONE;
     }
     return args_tuple(self);
-}
-
-static PyObject *
-Handle_get_loop(HandleObject *self, void *Py_UNUSED(closure))
-{
-    return or_none((PyObject *)self->loop);
-}
-
-static PyObject *
-Handle_get_context_attr(HandleObject *self, void *Py_UNUSED(closure))
-{
-    return or_none(self->context);
-}
-
-static PyObject *
-Handle_get_cancelled(HandleObject *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(self->cancelled);
-}
-
-static PyObject *
-Handle_get_source_traceback(HandleObject *self, void *Py_UNUSED(closure))
-{
-    return or_none(self->source_traceback);
 }
 
 static PyObject *
@@ -629,16 +622,17 @@ static PyMethodDef Handle_methods[] = {
 static PyGetSetDef Handle_getset[] = {
     {"_callback", (getter)Handle_get_callback, NULL, NULL, NULL},
     {"_args", (getter)Handle_get_args, NULL, NULL, NULL},
-    {"_loop", (getter)Handle_get_loop, NULL, NULL, NULL},
-    {"_context", (getter)Handle_get_context_attr, NULL, NULL, NULL},
-    {"_cancelled", (getter)Handle_get_cancelled, NULL, NULL, NULL},
-    {"_source_traceback", (getter)Handle_get_source_traceback, NULL, NULL,
-     NULL},
     {"__class__", (getter)Handle_get_class, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* T_OBJECT shows NULL as None. */
 static PyMemberDef Handle_members[] = {
+    {"_loop", T_OBJECT, offsetof(HandleObject, loop), READONLY, NULL},
+    {"_context", T_OBJECT, offsetof(HandleObject, context), READONLY, NULL},
+    {"_cancelled", T_BOOL, offsetof(HandleObject, cancelled), READONLY, NULL},
+    {"_source_traceback", T_OBJECT, offsetof(HandleObject, source_traceback),
+     READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(HandleObject, weakrefs),
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -762,11 +756,6 @@ static PyMethodDef TimerHandle_methods[] = {
 static PyGetSetDef TimerHandle_getset[] = {
     {"_callback", (getter)Handle_get_callback, NULL, NULL, NULL},
     {"_args", (getter)Handle_get_args, NULL, NULL, NULL},
-    {"_loop", (getter)Handle_get_loop, NULL, NULL, NULL},
-    {"_context", (getter)Handle_get_context_attr, NULL, NULL, NULL},
-    {"_cancelled", (getter)Handle_get_cancelled, NULL, NULL, NULL},
-    {"_source_traceback", (getter)Handle_get_source_traceback, NULL, NULL,
-     NULL},
     {"__class__", (getter)Handle_get_class, NULL, NULL, NULL},
     {"_when", (getter)TimerHandle_get_when, NULL, NULL, NULL},
     {"_scheduled", (getter)TimerHandle_get_scheduled, NULL, NULL, NULL},
