@@ -24,7 +24,8 @@ async def connect_by_name(sock: socket.socket, address: Any) -> None:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         await _connect_any_family(sock, address)
         return
-    await _core.connect(sock, await _literal(sock, address))
+    # By the method, whose errors name the address.
+    await asyncio.get_running_loop().sock_connect(sock, await _literal(sock, address))
 
 
 async def _connect_any_family(sock: socket.socket, address: Any) -> None:

@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "sched/args.h"
+#include "sched/compat.h"
+#include "sched/errors.h"
 #include "sched/ioop.h"
 
 typedef PyObject *(*ioop_fn)(PyObject *module, PyObject *const *args,
@@ -57,6 +59,31 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
     return result;
 }
 
+/* What users catch and print, and asyncio raises otherwise: a closed socket,
+ * a buffer that cannot be written to. */
+static void
+use_asyncios_words(const struct args_spec *spec, PyObject *const *bound)
+{
+    if (PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyObject *exc = exception_take();
+        PyObject *number = PyObject_GetAttrString(exc, "errno");
+        long error = number != NULL ? PyLong_AsLong(number) : -1;
+        Py_XDECREF(number);
+        Py_DECREF(exc);
+        if (!PyErr_Occurred()) {
+            errors_from_bare_errno((int)error);
+        }
+    }
+    else if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError,
+                     "%s() argument 1 must be read-write bytes-like object, "
+                     "not %.200s",
+                     spec->function + strlen("sock_"),
+                     Py_TYPE(bound[1])->tp_name);
+    }
+}
+
 static PyObject *
 sock_op(LoopObject *self, const struct args_spec *spec, ioop_fn function,
         PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -74,8 +101,19 @@ sock_op(LoopObject *self, const struct args_spec *spec, ioop_fn function,
         return NULL;
     }
     PyObject *module = PyType_GetModule(self->state->LoopType);
-    return module == NULL ? NULL
-                          : function(module, bound, spec->n_params, NULL);
+    PyObject *op = module == NULL
+                       ? NULL
+                       : function(module, bound, spec->n_params, NULL);
+    if (PL_LIKELY(op != NULL)) {
+        /* connect() and sendto() to a name are coroutines. */
+        if (op_check(self->state, op)) {
+            ((OpObject *)op)->of_asyncio = true;
+        }
+    }
+    else {
+        use_asyncios_words(spec, bound);
+    }
+    return op;
 }
 
 #define SOCK_METHOD(method, function, n, ...) \

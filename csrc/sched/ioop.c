@@ -30,7 +30,10 @@ ioop_interrupted(int error)
 enum op_attempt
 ioop_fail(OpObject *op, Py_ssize_t rc)
 {
-    if (rc != -EINTR) {
+    if (rc != -EINTR && op->of_asyncio) {
+        errors_from_bare_errno((int)rc);
+    }
+    else if (rc != -EINTR) {
         errors_from_errno((int)rc, "%s() on descriptor %d", op->kind->name,
                           op->fd);
     }
@@ -44,6 +47,10 @@ ioop_refresh_fd(OpObject *op)
 {
     int fd = sockfd_get(op->loop->state, op->object, op->kind->name);
     if (fd < 0) {
+        if (op->of_asyncio && PyErr_ExceptionMatches(PyExc_OSError)) {
+            PyErr_Clear();
+            errors_from_bare_errno(EBADF);
+        }
         return -1;
     }
     op->fd = fd;

@@ -88,6 +88,30 @@ static const struct op_kind op_kind_accept = {
 
 enum connect_phase { CONNECT_START, CONNECT_PENDING };
 
+/* For asyncio's programs in asyncio's words. */
+static enum op_attempt
+connect_refused(OpObject *op, int error)
+{
+    if (!op->of_asyncio) {
+        return ioop_fail(op, -error);
+    }
+    PyObject *address = address_to_python(
+        (struct sockaddr *)(void *)PyBytes_AS_STRING(op->value),
+        (socklen_t)PyBytes_GET_SIZE(op->value));
+    PyObject *text = NULL, *exc = NULL;
+    if (address != NULL) {
+        text = PyUnicode_FromFormat("Connect call failed %S", address);
+        Py_DECREF(address);
+    }
+    if (text != NULL) {
+        exc = PyObject_CallFunction(PyExc_OSError, "iN", error, text);
+    }
+    if (exc != NULL) {
+        exception_put(exc);
+    }
+    return OP_ATTEMPT_ERROR;
+}
+
 static enum op_attempt
 connect_end(OpObject *op, PyObject **result)
 {
@@ -97,8 +121,7 @@ connect_end(OpObject *op, PyObject **result)
         error = errno;
     }
     if (error != 0) {
-        errors_from_errno(error, "connect() on descriptor %d", op->fd);
-        return OP_ATTEMPT_ERROR;
+        return connect_refused(op, error);
     }
     *result = Py_NewRef(Py_None);
     return OP_ATTEMPT_DONE;

@@ -71,11 +71,12 @@ struct OpObject {
     PyObject *object;        /* owned; socket, channel, task, Lines ... */
     PyObject *value;         /* owned; the kind's own */
     uint8_t status;
-    uint8_t blocking;  /* `_asyncio_future_blocking` */
-    uint8_t cancelled; /* by op.cancel(): result() raises CancelledError */
-    uint8_t side;      /* PL_SIDE_*, for kinds that wait for a descriptor */
-    uint8_t phase;     /* the kind's own */
-    int fd;            /* -1 when there is none */
+    uint8_t blocking;   /* `_asyncio_future_blocking` */
+    uint8_t cancelled;  /* by op.cancel(): result() raises CancelledError */
+    uint8_t side;       /* PL_SIDE_*, for kinds that wait for a descriptor */
+    uint8_t phase;      /* the kind's own */
+    uint8_t of_asyncio; /* made by loop.sock_recv() ...: errors in its words */
+    int fd;             /* -1 when there is none */
     union {
         struct { /* recv, send ...: */
             char *data;

@@ -14,7 +14,11 @@ op_fire_from_watch(struct waiter *self, LoopObject *Py_UNUSED(loop), int error)
 {
     OpObject *op = (OpObject *)self;
     PyObject *exc = NULL;
-    if (error != 0) {
+    if (error != 0 && op->of_asyncio) {
+        errors_from_bare_errno(error);
+        exc = exception_take();
+    }
+    else if (error != 0) {
         exc = errors_make_errno(error, "%s on descriptor %d", op->kind->name,
                                 op->fd);
         if (exc == NULL) {
@@ -46,6 +50,17 @@ waiting_task(struct module_state *state, PyObject *waiter)
     return Py_NewRef(who);
 }
 
+/* asyncio's error for a descriptor that a transport has: -1 with it, or 0 if
+ * the transport is closing. */
+static int
+refuse_transports_fd(OpObject *op)
+{
+    PyObject *res = PyObject_CallMethod(
+        (PyObject *)op->loop, "_ensure_fd_no_transport", "i", op->fd);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
 int
 op_arm_fd(OpObject *op)
 {
@@ -58,6 +73,11 @@ op_arm_fd(OpObject *op)
                         false, &taken);
     if (rc <= 0) {
         return rc;
+    }
+    if (Py_IS_TYPE(taken, op->loop->state->StreamEndType)
+        && refuse_transports_fd(op) < 0)
+    {
+        return -1;
     }
     PyObject *who = waiting_task(op->loop->state, taken);
     if (who == NULL) {
