@@ -6,6 +6,7 @@
 #   make ci      all that CI does, in copies of the checkout
 #   make fmt     format C and Python       make lint   ruff, mypy and stubtest
 #   make bench   the benchmarks            make clean  what builds left
+#   make perf-guard  instructions per operation beside those on record
 #
 # One build is installed at a time: after `make asan`, `make build` and `make
 # test` build again.
@@ -17,7 +18,7 @@ SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.def') setup.py pyproject
 STAMP := build/normal
 ASAN_STAMP := build/asan
 
-.PHONY: venv build test asan fmt lint bench ci clean
+.PHONY: venv build test asan fmt lint bench perf-guard ci clean
 
 venv: .venv/bin/python
 
@@ -53,6 +54,9 @@ lint:
 
 bench: build
 	$(PYTHON) -m benchmarks
+
+perf-guard:
+	.ci/run perf-guard
 
 ci:
 	.ci/run
