@@ -52,8 +52,10 @@ fmt:
 lint:
 	.ci/run lint
 
+# Peers that cannot be installed here are left out of the tables.
 bench: build
-	$(PYTHON) -m benchmarks
+	$(PYTHON) -m pip install -q -e '.[bench]' || true
+	$(PYTHON) -m benchmarks $(ARGS)
 
 perf-guard:
 	.ci/run perf-guard

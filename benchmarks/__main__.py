@@ -1,23 +1,28 @@
-"""``python -m benchmarks``: run suites, print a markdown report, write JSON."""
+"""``python -m benchmarks``: run suites, print a markdown report, write JSON and plots."""
 
 import argparse
+import importlib
 import json
 import signal
 import sys
+from pathlib import Path
 
-from benchmarks import echo, memory, micro, report
-from benchmarks.harness import Lab, Options, note
+from benchmarks import plots, report, tables
+from benchmarks.harness import ROOT, Lab, Options, note
 
-SUITES = {"micro": micro.run, "echo": echo.run, "memory": memory.run}
+# In the order in which they run: the most telling ones first.
+SUITES = ("echo", "micro", "selector", "chat", "http", "memory", "startup", "scaling")
+MODULES = {"http": "web"}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure pyloop beside its peers; a markdown report goes to standard output.",
+        description="Measure pyloop beside its peers; a markdown report goes to standard output, "
+        "report, JSON and plots go to a directory.",
     )
     parser.add_argument(
-        "suite", nargs="?", default="all", choices=[*SUITES, "all"], help="default: all"
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all"
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 5; 3 with --quick")
     parser.add_argument(
@@ -25,27 +30,44 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="shorter measurements, fewer connections and peers: to see where one stands",
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything measured to FILE")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "build" / "benchmarks",
+        metavar="DIR",
+        help="for results.json, results.md and the plots; default: build/benchmarks",
+    )
     parser.add_argument(
         "--only", default="", metavar="REGEX", help='benches whose "SUITE BENCH" matches'
     )
     parser.add_argument("--peers", default="", metavar="REGEX", help="peers whose name matches")
     parser.add_argument(
-        "--conns", metavar="N,N", help="numbers of echo connections; default: 10,100"
+        "--conns",
+        type=numbers,
+        default=(),
+        metavar="N,N",
+        help="of the echo; with any of the next two, all products are measured",
     )
     parser.add_argument(
-        "--size", type=int, default=1024, metavar="BYTES", help="echo message; default: 1024"
+        "--sizes", type=numbers, default=(), metavar="BYTES,BYTES", help="of the echo's messages"
     )
     parser.add_argument(
         "--client",
         choices=["polling", "sleeping", "both"],
-        help="what the load client does while it waits; default: both, polling with --quick",
+        help="what the load client does while it waits",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="T",
-        help="of one echo measurement; default: 1, 0.5 with --quick",
+        help="of one measurement under load; default: 0.5, 0.3 with --quick",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=300.0,
+        metavar="T",
+        help="seconds that repeating disturbed measurements may add in all; default: %(default)g",
     )
     parser.add_argument(
         "--python",
@@ -54,24 +76,41 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="LIBRARY=PATH",
         help="another interpreter for one library, as curio=/path/to/python3.11",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    for suite in arguments.suites:
+        if suite not in SUITES:
+            parser.error(f"no suite {suite}")
+    return arguments
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))
 
 
 def options(arguments: argparse.Namespace) -> Options:
     quick = arguments.quick
-    conns = arguments.conns or ("10" if quick else "10,100")
-    client = arguments.client or ("polling" if quick else "both")
+    client = arguments.client
     return Options(
         rounds=arguments.rounds or (3 if quick else 5),
         quick=quick,
-        seconds=arguments.seconds or (0.5 if quick else 1.0),
-        conns=tuple(int(word) for word in conns.split(",")),
-        size=arguments.size,
-        clients=("polling", "sleeping") if client == "both" else (client,),
+        seconds=arguments.seconds or (0.3 if quick else 0.5),
+        conns=arguments.conns,
+        sizes=arguments.sizes,
+        clients=("polling", "sleeping") if client == "both" else (client,) if client else (),
+        patience=arguments.patience,
         only=arguments.only,
         peers=arguments.peers,
         pythons=dict(word.split("=", 1) for word in arguments.python),
     )
+
+
+def write(lab: Lab, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    results = report.as_json(lab)
+    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (folder / "results.md").write_text(tables.as_markdown(results), encoding="utf-8")
+    drawn = plots.draw(results, folder)
+    note(f"{folder}: results.json, results.md, {drawn} plots")
 
 
 def main() -> int:
@@ -79,16 +118,14 @@ def main() -> int:
     # Whoever ends us, servers are stopped and what was measured is reported.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lab = Lab(options(arguments))
-    chosen = SUITES.values() if arguments.suite == "all" else [SUITES[arguments.suite]]
     try:
-        for run in chosen:
-            run(lab)
+        for suite in SUITES:
+            if not arguments.suites or suite in arguments.suites:
+                importlib.import_module(f"benchmarks.{MODULES.get(suite, suite)}").run(lab)
     except KeyboardInterrupt:
         note("interrupted: what has been measured follows")
-    print(report.as_markdown(lab))
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(report.as_json(lab), file, indent=1)
+    print(tables.as_markdown(report.as_json(lab)))
+    write(lab, arguments.output)
     return 1 if lab.failures else 0
 
 

@@ -12,15 +12,16 @@ import json
 import os
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from benchmarks.samples import Reading, Result, Sample, best_sample, disturbance
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = ROOT / "benchmarks" / "limit"
@@ -29,11 +30,6 @@ BUILD = LIMIT / "build"
 CALIBRATION_MS = 40
 # The reading before a measurement is the one after the last, when that is no older than this.
 CALIBRATION_AGE_S = 0.3
-# Neighbouring readings differ by a few per cent on a quiet machine; medians of 40 ms that differ
-# by a quarter mean that the machine changed its pace in between.
-CALIBRATION_TOLERANCE = 1.25
-# The share of a measurement's time in which others may have held the core.
-LOAD_TOLERANCE = 0.05
 REPEATS = 3
 # Before a repetition: wait until the cores have been idle for so long, but not for ever.
 QUIET_S = 0.3
@@ -59,59 +55,15 @@ class Options:
     rounds: int = 5
     quick: bool = False
     seconds: float = 1.0
-    conns: tuple[int, ...] = (10, 100)
-    size: int = 1024
-    clients: tuple[str, ...] = ("polling", "sleeping")
+    # Empty: the suite's own choice.
+    conns: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    clients: tuple[str, ...] = ()
+    # Seconds that all repetitions of disturbed measurements may take together.
+    patience: float = 300.0
     only: str = ""
     peers: str = ""
     pythons: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Sample:
-    """One measurement: its value, how much of the core others had, and what else is known."""
-
-    value: float
-    load: float = 0.0
-    detail: dict[str, Any] = field(default_factory=dict)
-    disturbed: str = ""
-    repeats: int = 0
-
-
-@dataclass
-class Result:
-    """All rounds of one peer of one bench."""
-
-    suite: str
-    bench: str
-    peer: str
-    unit: str
-    samples: list[Sample] = field(default_factory=list)
-
-    @property
-    def values(self) -> list[float]:
-        return [sample.value for sample in self.samples]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def disturbed(self) -> int:
-        return sum(bool(sample.disturbed) for sample in self.samples)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "suite": self.suite,
-            "bench": self.bench,
-            "peer": self.peer,
-            "unit": self.unit,
-            "median": self.median,
-            "low": min(self.values),
-            "high": max(self.values),
-            "disturbed": self.disturbed,
-            "samples": [asdict(sample) for sample in self.samples],
-        }
 
 
 @dataclass(frozen=True)
@@ -121,9 +73,6 @@ class Peer:
     name: str
     library: str
     in_quick: bool = True
-
-
-Reading = tuple[float, float]
 
 
 class PeerFailed(RuntimeError):
@@ -137,6 +86,8 @@ class Lab:
         self.failures: list[str] = []
         self.versions: dict[str, str] = {}
         self.readings: list[Reading] = []
+        self.repeat_budget_s = options.patience
+        self.started = time.monotonic()
         self._last_reading: tuple[float, Reading] | None = None
         cores = sorted(os.sched_getaffinity(0))
         self.server_core = cores[0]
@@ -200,7 +151,11 @@ class Lab:
             for turn in range(rounds):
                 start = turn % max(1, len(running))
                 for peer in running[start:] + running[:start]:
-                    progress(f"{suite} {bench}: round {turn + 1}/{rounds}, {peer.name}")
+                    minutes = (time.monotonic() - self.started) / 60
+                    progress(
+                        f"{minutes:4.1f} min  {suite} {bench}: round {turn + 1}/{rounds}, "
+                        f"{peer.name}"
+                    )
                     try:
                         sample = self._undisturbed(peer, take) if timed else take(peer)
                     except PeerFailed as error:
@@ -219,28 +174,22 @@ class Lab:
         """The first undisturbed sample; failing that the one with which others interfered least."""
         samples: list[Sample] = []
         for repeats in range(REPEATS + 1):
+            started = time.monotonic()
             if repeats:
+                if self.repeat_budget_s <= 0:
+                    break
                 wait_for_quiet()
             before = self._calibrate(fresh=False)
             sample = take(peer)
             after = self._calibrate(fresh=True)
+            if repeats:
+                self.repeat_budget_s -= time.monotonic() - started
             sample.repeats = repeats
-            sample.disturbed = self._disturbance(before, after, sample.load)
-            if not sample.disturbed:
-                return sample
+            sample.disturbed = disturbance(before, after, sample.load, self.readings)
             samples.append(sample)
-        return min(samples, key=lambda sample: sample.load)
-
-    def _disturbance(self, before: Reading, after: Reading, load: float) -> str:
-        if load > LOAD_TOLERANCE:
-            return f"others had the core for {load:.0%} of the time"
-        usual = [statistics.median(column) for column in zip(*self.readings[-50:], strict=True)]
-        for kind, first, last, normal in zip(("kernel", "user"), before, after, usual, strict=True):
-            if max(first, last) > CALIBRATION_TOLERANCE * min(first, last):
-                return f"{kind} calibration went from {first:g} to {last:g} ns"
-            if max(first, last) > CALIBRATION_TOLERANCE * normal:
-                return f"{kind} calibration at {max(first, last):g} ns, usually {normal:g}"
-        return ""
+            if not sample.disturbed:
+                break
+        return best_sample(samples)
 
     def _calibrate(self, *, fresh: bool) -> Reading:
         now = time.monotonic()
@@ -255,16 +204,18 @@ class Lab:
 
     @contextlib.contextmanager
     def server(self, command: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Start a server that prints ``PORT n``; gives its process id and port."""
+        """Start a server that says ``PORT n`` or ends its first line in ``:n``; gives its process
+        id and port."""
         with (
             tempfile.TemporaryFile("w+") as complaints,
             process(command, self.server_core, stderr=complaints) as popen,
         ):
             try:
-                words = read_line(popen).split()
-                if len(words) != 2 or words[0] != "PORT":
-                    raise PeerFailed(f"said {words!r} instead of its port")
-                yield popen.pid, int(words[1])
+                line = read_line(popen).strip()
+                port = re.search(r"(?:PORT |:)(\d+)$", line)
+                if port is None:
+                    raise PeerFailed(f"said {line!r} instead of its port")
+                yield popen.pid, int(port[1])
             except PeerFailed as error:
                 complaints.seek(0)
                 said = last_lines(complaints.read())

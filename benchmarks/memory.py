@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 
 from benchmarks import echo
-from benchmarks.harness import Lab, Peer, Sample, process, read_line, tell
+from benchmarks.harness import BUILD, Lab, Peer, process, read_line, tell
+from benchmarks.samples import Sample
 from benchmarks.workloads import run_asyncio
 
 WARM_CONNECTIONS, CONNECTIONS = 500, 5000
 QUICK_CONNECTIONS = 2000
 WARM_TASKS, TASKS = 1000, 20000
 
-CONNECTION_PEERS = echo.PEERS
+CONNECTION_PEERS = (*echo.PEERS, *echo.TLS_PEERS)
+TLS_CONNECTIONS = 500  # a handshake costs a millisecond
 TASK_PEERS = (
     Peer("pyloop", "pyloop"),
     Peer("pyloop asyncio", "pyloop"),
@@ -40,11 +42,16 @@ def resident_kib(pid: int | str) -> int:
 
 
 def per_connection(lab: Lab, peer: Peer) -> Sample:
+    is_tls = peer in echo.TLS_PEERS
     count = QUICK_CONNECTIONS if lab.options.quick else CONNECTIONS
+    warm = WARM_CONNECTIONS
+    if is_tls:
+        count = warm = TLS_CONNECTIONS
     with lab.server(echo.server_command(lab, peer)) as (pid, port):
-        command = echo.client_command("idle", port, "--size", lab.options.size)
+        command = echo.client_command("idle", port, "--size", 1024)
+        command += ["--tls"] if is_tls else []
         with process(command, lab.client_core) as client:
-            tell(client, str(WARM_CONNECTIONS))
+            tell(client, str(warm))
             read_line(client)
             before = resident_kib(pid)
             tell(client, str(count))
@@ -61,6 +68,8 @@ def per_task(lab: Lab, peer: Peer) -> Sample:
 
 def run(lab: Lab) -> None:
     peers = lab.available(CONNECTION_PEERS)
+    if not (BUILD / "cert.pem").exists():
+        peers = [peer for peer in peers if peer not in echo.TLS_PEERS]
     lab.compare(
         "memory",
         "per connection",

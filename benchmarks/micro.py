@@ -1,6 +1,7 @@
 """Micro-benchmarks: what one switch, one task, one message, one callback costs."""
 
-from benchmarks.harness import Lab, Peer, Sample
+from benchmarks.harness import Lab, Peer
+from benchmarks.samples import Sample
 
 OWN = Peer("pyloop", "pyloop")
 OWN_ASYNCIO = Peer("pyloop asyncio", "pyloop")
@@ -19,24 +20,15 @@ BENCHES: dict[str, tuple[Peer, ...]] = {
     "pingpong": BOTH_FACES,
     "call_soon": ASYNCIO_ONLY,
     "call_later": ASYNCIO_ONLY,
+    "timer": ASYNCIO_ONLY,
     "threadsafe": ASYNCIO_ONLY,
-}
-
-MEANING = {
-    "switch": "one switch among 100 tasks: pause(), or sleep(0)",
-    "spawn": "an empty coroutine started, run and ended, 1,000 at a time: spawn() and one pause(), "
-    "or create_task() and gather()",
-    "spawn_join": "the same, and each task awaited by itself",
-    "channel": "one message between two tasks: Channel(), Queue(1), memory channel of size 0",
-    "pingpong": "1 KiB there and back over a socket pair, both ends in one loop",
-    "call_soon": "one call_soon() and its callback, 1,000 in each turn",
-    "call_later": "one call_later() and its cancel()",
-    "threadsafe": "one call_soon_threadsafe() in the loop's own thread, and its callback",
+    "wakeup": ASYNCIO_ONLY,
+    "connect": tuple(peer for peer in BOTH_FACES if peer.name not in ("textbook", "curio")),
 }
 
 
 def run(lab: Lab) -> None:
-    seconds = 0.2 if lab.options.quick else 0.3
+    seconds = 0.1 if lab.options.quick else 0.2
     for bench, peers in BENCHES.items():
 
         def take(peer: Peer, bench: str = bench) -> Sample:

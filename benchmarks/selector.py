@@ -6,15 +6,19 @@ with selectors.PollSelector.
 """
 
 import argparse
+import json
 import resource
 import selectors
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pyloop
+from benchmarks.harness import Lab, Peer
+from benchmarks.samples import Sample
 
 Bench = Callable[[selectors.BaseSelector, int], float]
 
@@ -131,8 +135,44 @@ def measure_all(backend: str, rounds: int, n_calls: int) -> dict[str, tuple[floa
     return result
 
 
+# As peers of the suite.
+PEERS = (Peer("pyloop", "pyloop"), Peer("EpollSelector", "pyloop"))
+BENCHES = (
+    "register + unregister",
+    "modify events",
+    "modify data",
+    "select, none ready",
+    "select, 1 ready",
+    "select, 100 ready",
+    "select, 1000 ready",
+)
+
+
+def run(lab: Lab) -> None:
+    """As a suite: each measurement is a process of its own."""
+    for bench in BENCHES:
+
+        def take(peer: Peer, bench: str = bench) -> Sample:
+            answer = lab.child("pyloop", "benchmarks.selector", "--one", bench, peer.name)
+            return Sample(answer["us"])
+
+        lab.compare("selector", bench, "us", lab.available(PEERS), take)
+
+
+def measure_one(bench: str, peer: str, n_calls: int) -> float:
+    """Seconds per call, after a warm-up."""
+    make = pyloop.Selector if peer == "pyloop" else selectors.EpollSelector
+    with benches(n_calls) as table:
+        work, n = table[bench]
+        for _ in range(2):
+            with make() as selector:
+                seconds = work(selector, n) / n
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selector")
+    parser.add_argument("--one", nargs=2, metavar=("BENCH", "PEER"), help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=15, metavar="N")
     parser.add_argument("--calls", type=int, default=20000, metavar="N", help="per measurement")
     parser.add_argument("--backend", choices=sorted(STDLIB), default="epoll")
@@ -140,6 +180,10 @@ def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 4096:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    if arguments.one:
+        bench, peer = arguments.one
+        json.dump({"us": measure_one(bench, peer, arguments.calls) * 1e6}, sys.stdout)
+        return
     peer = STDLIB[arguments.backend].__name__
     print(f"| bench | {peer} us | pyloop us | pyloop / {peer} |")
     print("|---|---:|---:|---:|")

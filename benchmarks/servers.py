@@ -9,15 +9,18 @@ import asyncio
 import contextlib
 import importlib
 import socket
+import ssl
 import sys
 import types
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.workloads import run_asyncio
 
 BUFSIZE = 65536
 BACKLOG = 4096
+CERTIFICATE = Path(__file__).parent / "limit" / "build" / "cert.pem"
 
 
 def listen() -> socket.socket:
@@ -159,6 +162,74 @@ async def protocol_server(factory: Callable[[], asyncio.BaseProtocol]) -> None:
     await serve_on(server)
 
 
+async def tls_server() -> None:
+    """EchoProtocol over TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    server = await asyncio.get_running_loop().create_server(
+        EchoProtocol, "127.0.0.1", 0, backlog=BACKLOG, ssl=context
+    )
+    await serve_on(server)
+
+
+class EchoDatagramProtocol(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
+
+
+async def udp_server() -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(
+        EchoDatagramProtocol, local_addr=("127.0.0.1", 0)
+    )
+    announce(transport.get_extra_info("socket"))
+    await loop.create_future()
+
+
+async def sock_udp_server() -> None:
+    """asyncio's loop.sock_recvfrom and sock_sendto."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        announce(sock)
+        while True:
+            data, addr = await loop.sock_recvfrom(sock, BUFSIZE)
+            await loop.sock_sendto(sock, data, addr)
+
+
+def coroutine_udp_server(library: Any) -> None:
+    recvfrom, sendto = library.recvfrom, library.sendto
+
+    async def serve() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            announce(sock)
+            while True:
+                data, addr = await recvfrom(sock, BUFSIZE)
+                await sendto(sock, data, addr)
+
+    library.run(serve())
+
+
+def trio_udp_server() -> None:
+    trio = importlib.import_module("trio")
+
+    async def serve() -> None:
+        with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+            await sock.bind(("127.0.0.1", 0))
+            announce(sock)
+            while True:
+                data, addr = await sock.recvfrom(BUFSIZE)
+                await sock.sendto(data, addr)
+
+    trio.run(serve)
+
+
 async def stream_server() -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -237,8 +308,16 @@ FACES: dict[str, Callable[[], Any]] = {
     "protocol": lambda: protocol_server(EchoProtocol),
     "buffered": lambda: protocol_server(EchoBufferedProtocol),
     "streams": stream_server,
+    "tls": tls_server,
+    "udp": udp_server,
+    "sock udp": sock_udp_server,
 }
-OTHERS = {"trio": trio_server, "curio": curio_server, "gevent": gevent_server}
+OTHERS = {
+    "trio": trio_server,
+    "trio udp": trio_udp_server,
+    "curio": curio_server,
+    "gevent": gevent_server,
+}
 
 
 def settle_malloc() -> None:
@@ -257,14 +336,16 @@ def main(name: str) -> None:
     library, _, face = name.partition(" ")
     if face == "coroutine":
         coroutine_server(importlib.import_module(library))
+    elif face == "coroutine udp":
+        coroutine_udp_server(importlib.import_module(library))
     elif face == "trap":
         trap_server(importlib.import_module(library))
     elif library == "textbook":
         coroutine_server(importlib.import_module("benchmarks.textbook"))
-    elif face:
-        run_asyncio(library, FACES[face]())
+    elif name in OTHERS:
+        OTHERS[name]()
     else:
-        OTHERS[library]()
+        run_asyncio(library, FACES[face]())
 
 
 if __name__ == "__main__":

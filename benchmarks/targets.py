@@ -13,17 +13,23 @@ class Target:
     peer: str
     limit: float
     beside: tuple[str, ...] = ()
+    # Where the peers beside are looked up, if not in the same bench.
+    other_bench: str = ""
 
 
-# With both kinds of load client: README.md says what the difference is.
-ECHOES = tuple(
-    f"1 KiB x {conns}, {client} client" for client in ("polling", "sleeping") for conns in (10, 100)
+# README.md says what the difference between the clients is.
+ECHOES = (
+    "1 KiB x 10, polling client",
+    "1 KiB x 100, polling client",
+    "1 KiB x 10, sleeping client",
+    "1 KiB x 100, sleeping client",
 )
+UDP = "UDP, 512 B x 10, polling client"
 
 COROUTINES = (
-    Target("switch", "pyloop", 1 / 4, ("uvloop",)),
-    Target("spawn", "pyloop", 1 / 6, ("uvloop",)),
-    Target("channel", "pyloop", 1 / 6, ("uvloop",)),
+    Target("switch", "pyloop", 0.25, ("uvloop",)),
+    Target("spawn", "pyloop", 0.17, ("uvloop",)),
+    Target("channel", "pyloop", 0.17, ("uvloop",)),
     Target("channel", "pyloop", 0.50, ("textbook",)),
     Target("pingpong", "pyloop", 0.27, ("uvloop",)),
     Target("pingpong", "pyloop", 0.50, ("rloop",)),
@@ -50,15 +56,56 @@ ASYNCIO = (
     *ahead("buffered", 0.85),
     *ahead("streams", 0.88),
     *ahead("sock", 0.40),
+    Target(UDP, "pyloop udp", 0.70, ("uvloop udp",)),
     Target("switch", "pyloop asyncio", 0.85, ("uvloop", "rloop")),
     Target("spawn", "pyloop asyncio", 0.85, ("uvloop", "rloop")),
-    Target("call_soon", "pyloop asyncio", 0.90, ("rloop",)),
-    Target("call_later", "pyloop asyncio", 0.90, ("rloop",)),
-    Target("threadsafe", "pyloop asyncio", 0.90, ("rloop",)),
+    *[
+        Target(bench, "pyloop asyncio", 0.90, ("rloop",))
+        for bench in ("call_soon", "call_later", "threadsafe", "wakeup", "connect")
+    ],
+    Target("run_until_complete(noop)", "pyloop asyncio", 1.0, ("asyncio",)),
     Target("system calls", "pyloop protocol", 3),
     Target("system calls", "pyloop streams", 3),
     Target("system calls", "pyloop sock", 4),
     Target("per connection", "pyloop protocol", 1.5),
+    Target("per connection", "pyloop tls", 60),
 )
 
-TARGETS = {"coroutine face": COROUTINES, "asyncio face": ASYNCIO}
+SELECTOR = tuple(
+    Target(bench, "pyloop", 0.50, ("EpollSelector",))
+    for bench in (
+        "register + unregister",
+        "modify events",
+        "select, 1 ready",
+        "select, 100 ready",
+        "select, 1000 ready",
+    )
+)
+
+SIZE = (
+    Target("import", "pyloop", 2.0),
+    Target("size of the extension", "pyloop", 500_000 / 1024),
+)
+
+
+def flat(kind: str, peer: str, counts: tuple[str, ...]) -> tuple[Target, ...]:
+    """Each step's cost per unit beside that of the first."""
+    first, *others = (f"{kind}, N = {count}" for count in counts)
+    return tuple(Target(bench, peer, 1.3, (peer,), first) for bench in others)
+
+
+POWERS = ("1", "10", "100", "1,000", "10,000", "100,000")
+FLAT = (
+    *flat("tasks", "pyloop", POWERS),
+    *flat("timers", "pyloop asyncio", POWERS),
+    *flat("connections", "pyloop coroutine", POWERS[1:5]),
+    *flat("connections", "pyloop protocol", POWERS[1:5]),
+)
+
+TARGETS = {
+    "coroutine face": COROUTINES,
+    "asyncio face": ASYNCIO,
+    "selector": SELECTOR,
+    "start-up and size": SIZE,
+    "cost as work grows": FLAT,
+}

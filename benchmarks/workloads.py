@@ -9,7 +9,9 @@ import asyncio
 import importlib
 import json
 import socket
+import struct
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -52,6 +54,20 @@ def pair() -> tuple[socket.socket, socket.socket]:
     left.setblocking(False)
     right.setblocking(False)
     return left, right
+
+
+def tcp_listener() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    return listener
+
+
+def tcp_client() -> socket.socket:
+    """Closes by a reset: thousands of connections would leave as many in TIME_WAIT."""
+    client = socket.socket()
+    client.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return client
 
 
 def coroutine_face(library: Any) -> Workloads:
@@ -136,6 +152,17 @@ def coroutine_face(library: Any) -> Workloads:
         left.close()
         return elapsed
 
+    async def connections(count: int) -> int:
+        with tcp_listener() as listener:
+            address = listener.getsockname()
+            start = clock()
+            for _ in range(count):
+                with tcp_client() as client:
+                    await library.connect(client, address)
+                    conn, _ = await library.accept(listener)
+                    conn.close()
+            return clock() - start
+
     work: Workloads = {
         "switch": switch,
         "spawn": spawn_end,
@@ -144,6 +171,7 @@ def coroutine_face(library: Any) -> Workloads:
     }
     if hasattr(library, "Task"):
         work["spawn_join"] = spawn_join
+        work["connect"] = connections
     return work
 
 
@@ -250,12 +278,65 @@ def asyncio_face() -> Workloads:
             await sleep(0)
         return (clock() - start) * count // (batches * BATCH)
 
+    async def timer(count: int) -> int:
+        loop = asyncio.get_running_loop()
+        batches = -(-count // BATCH)
+        start = clock()
+        for _ in range(batches):
+            ended = loop.create_future()
+            left = BATCH
+
+            def callback(ended: asyncio.Future[None] = ended) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    ended.set_result(None)
+
+            for _ in range(BATCH):
+                loop.call_later(0, callback)
+            await ended
+        return (clock() - start) * count // (batches * BATCH)
+
+    async def wakeup(count: int) -> int:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        turn = threading.Semaphore()
+
+        def wake() -> None:
+            for _ in range(count):
+                turn.acquire()
+                loop.call_soon_threadsafe(turn.release)
+            loop.call_soon_threadsafe(ended.set_result, None)
+
+        thread = threading.Thread(target=wake)
+        start = clock()
+        thread.start()
+        await ended
+        elapsed = clock() - start
+        thread.join()
+        return elapsed
+
+    async def connections(count: int) -> int:
+        loop = asyncio.get_running_loop()
+        with tcp_listener() as listener:
+            address = listener.getsockname()
+            start = clock()
+            for _ in range(count):
+                with tcp_client() as client:
+                    await loop.sock_connect(client, address)
+                    conn, _ = await loop.sock_accept(listener)
+                    conn.close()
+            return clock() - start
+
     return {
         "switch": switch,
         "spawn": spawn_end,
         "spawn_join": spawn_join,
         "channel": message,
         "pingpong": pingpong,
+        "timer": timer,
+        "wakeup": wakeup,
+        "connect": connections,
         "call_soon": callbacks("call_soon"),
         "call_later": call_later,
         "threadsafe": callbacks("call_soon_threadsafe"),
@@ -320,7 +401,20 @@ def trio_face() -> Workloads:
             left.close()
         return elapsed
 
+    async def connections(count: int) -> int:
+        listener = trio.socket.from_stdlib_socket(tcp_listener())
+        with listener:
+            address = listener.getsockname()
+            start = clock()
+            for _ in range(count):
+                with trio.socket.from_stdlib_socket(tcp_client()) as client:
+                    await client.connect(address)
+                    conn, _ = await listener.accept()
+                    conn.close()
+            return clock() - start
+
     return {
+        "connect": connections,
         "switch": switch,
         "spawn": spawn_end,
         "spawn_join": spawn_end,

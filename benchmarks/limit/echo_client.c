@@ -2,9 +2,10 @@
  * each connection, every echoed byte compared.
  *
  *   echo_client load --port P [--conns N] [--size BYTES] [--seconds T]
- *                    [--warmup T] [--pid SERVER] [--poll]
+ *                    [--warmup T] [--pid SERVER] [--poll] [--churn]
+ *                    [--tls | --udp]
  *   echo_client pace --port P [--size BYTES] [--count N] [--gap-ms M]
- *   echo_client idle --port P [--size BYTES]
+ *   echo_client idle --port P [--size BYTES] [--tls]
  *
  * load  Keeps all connections busy for warmup + seconds and prints one JSON
  *       object.  With --pid it holds the server's CPU time per request over
@@ -13,6 +14,8 @@
  *       is slower finds it asleep and pays for waking it, several microseconds
  *       where another virtual CPU has to be started.  --poll makes the client
  *       poll instead of sleeping, which takes that out of the comparison.
+ *       With --churn each connection is for one message: a request is then
+ *       connect, accept, echo and close.
  * pace  One connection.  Exchanges a few messages, prints READY, waits for a
  *       line on standard input, exchanges N with a pause after each, prints
  *       DONE and keeps the connection until standard input ends: system
@@ -30,19 +33,19 @@
  * Exit status: 1 a system call failed, 2 usage, 3 the echo was wrong, 4 the
  * server closed a connection.
  */
-#include "common.h"
+#include "cpu.h"
+#include "link.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
 
 enum {
     READ_BYTES = 262144,
     EVENTS = 1024,
-    SHIFT = 4096,               /* room in which messages are shifted */
+    SHIFT = 4096, /* room in which messages are shifted */
     MAX_LATENCIES = 1 << 23,
     MAX_WINDOWS = 4096,
-    WARM_EXCHANGES = 50,        /* pace: before READY */
+    WARM_EXCHANGES = 50, /* pace: before READY */
     EXIT_WRONG_ECHO = 3,
     EXIT_CLOSED = 4,
 };
@@ -53,16 +56,11 @@ enum {
 static const int64_t WINDOW_NS = 100000000;
 
 struct connection {
-    int fd;
-    uint32_t number;            /* of the message in flight */
+    struct link link;
+    uint32_t number; /* of the message in flight */
     size_t sent_bytes;
     size_t got_bytes;
     int64_t start_ns;
-};
-
-struct cpu_sample {
-    double run_ns;              /* on a core */
-    double delay_ns;            /* ready, but another had the core */
 };
 
 struct options {
@@ -72,12 +70,14 @@ struct options {
     int count;
     int gap_ms;
     int is_polling;
+    int is_churning;
+    enum link_kind kind;
     size_t size_bytes;
     double seconds;
     double warmup;
 };
 
-static char *text;              /* size_bytes + SHIFT random bytes */
+static char *text; /* size_bytes + SHIFT random bytes */
 static char received[READ_BYTES];
 static uint32_t latencies_ns[MAX_LATENCIES];
 static double window_cpu_us[MAX_WINDOWS];
@@ -117,8 +117,8 @@ push(struct connection *conn, size_t index, size_t size_bytes)
     const char *data = message(index, conn->number);
 
     while (conn->sent_bytes < size_bytes) {
-        ssize_t sent = send(conn->fd, data + conn->sent_bytes,
-                            size_bytes - conn->sent_bytes, MSG_NOSIGNAL);
+        ssize_t sent = link_send(&conn->link, data + conn->sent_bytes,
+                                 size_bytes - conn->sent_bytes);
 
         if (sent < 0) {
             if (errno == EAGAIN) {
@@ -137,7 +137,7 @@ pull(struct connection *conn, size_t index, size_t size_bytes)
     const char *expected = message(index, conn->number);
 
     for (;;) {
-        ssize_t got = recv(conn->fd, received, sizeof(received), 0);
+        ssize_t got = link_recv(&conn->link, received, sizeof(received));
 
         if (got < 0 && errno == EAGAIN) {
             return 0;
@@ -148,17 +148,20 @@ pull(struct connection *conn, size_t index, size_t size_bytes)
         if (conn->got_bytes + (size_t)got > conn->sent_bytes
             || memcmp(received, expected + conn->got_bytes, (size_t)got) != 0)
         {
-            fprintf(stderr, "connection %zu, message %u: wrong echo "
-                    "within bytes %zu to %zu\n", index, conn->number,
-                    conn->got_bytes, conn->got_bytes + (size_t)got);
+            fprintf(stderr,
+                    "connection %zu, message %u: wrong echo "
+                    "within bytes %zu to %zu\n",
+                    index, conn->number, conn->got_bytes,
+                    conn->got_bytes + (size_t)got);
             exit(EXIT_WRONG_ECHO);
         }
         conn->got_bytes += (size_t)got;
         if (conn->got_bytes == size_bytes) {
             return 1;
         }
-        /* A short read has drained the socket: a new edge will come. */
-        if ((size_t)got < sizeof(received)) {
+        /* A short read has drained the socket: a new edge will come.  TLS
+         * hands out one record at a time. */
+        if ((size_t)got < sizeof(received) && conn->link.ssl == NULL) {
             return 0;
         }
     }
@@ -180,43 +183,6 @@ exchange(struct connection *conn, size_t index, size_t size_bytes)
     while (!pull(conn, index, size_bytes)) {
     }
     next_message(conn);
-}
-
-/* Adds up all threads of the process; zeros where it has ended. */
-static struct cpu_sample
-sample_cpu(int pid)
-{
-    struct cpu_sample total = {0, 0};
-    char path[64];
-    struct dirent *entry;
-    DIR *threads;
-
-    snprintf(path, sizeof(path), "/proc/%d/task", pid);
-    threads = opendir(path);
-    if (threads == NULL) {
-        return total;
-    }
-    while ((entry = readdir(threads)) != NULL) {
-        unsigned long long run_ns, delay_ns;
-        FILE *file;
-
-        if (entry->d_name[0] == '.') {
-            continue;
-        }
-        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/schedstat", pid,
-                 entry->d_name);
-        file = fopen(path, "r");
-        if (file == NULL) {
-            continue;
-        }
-        if (fscanf(file, "%llu %llu", &run_ns, &delay_ns) == 2) {
-            total.run_ns += (double)run_ns;
-            total.delay_ns += (double)delay_ns;
-        }
-        fclose(file);
-    }
-    closedir(threads);
-    return total;
 }
 
 static int
@@ -250,8 +216,9 @@ median(double *values, size_t count)
 static double
 latency_us(size_t count, double quantile)
 {
-    return count == 0 ? 0
-        : latencies_ns[(size_t)((double)(count - 1) * quantile)] / 1e3;
+    return count == 0
+               ? 0
+               : latencies_ns[(size_t)((double)(count - 1) * quantile)] / 1e3;
 }
 
 struct window {
@@ -261,8 +228,8 @@ struct window {
 };
 
 static void
-close_window(struct window *window, size_t *count, int64_t now,
-             double cpu_ns, uint64_t requests)
+close_window(struct window *window, size_t *count, int64_t now, double cpu_ns,
+             uint64_t requests)
 {
     double done = (double)(requests - window->requests);
 
@@ -276,24 +243,31 @@ close_window(struct window *window, size_t *count, int64_t now,
     window->requests = requests;
 }
 
+static void
+open_watched(struct connection *conn, size_t index,
+             const struct options *options, int poller)
+{
+    struct epoll_event event = {
+        .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+        .data = {.u64 = index},
+    };
+
+    conn->link = link_open(options->kind, options->port);
+    if (fcntl(conn->link.fd, F_SETFL, O_NONBLOCK) < 0
+        || epoll_ctl(poller, EPOLL_CTL_ADD, conn->link.fd, &event) < 0)
+    {
+        die("connection");
+    }
+}
+
 static struct connection *
 open_busy(const struct options *options, int poller)
 {
-    struct connection *conns = must_alloc((size_t)options->conns,
-                                          sizeof(*conns));
+    struct connection *conns
+        = must_alloc((size_t)options->conns, sizeof(*conns));
 
     for (size_t i = 0; i < (size_t)options->conns; i++) {
-        struct epoll_event event = {
-            .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-            .data = {.u64 = i},
-        };
-
-        conns[i].fd = dial(options->port);
-        if (fcntl(conns[i].fd, F_SETFL, O_NONBLOCK) < 0
-            || epoll_ctl(poller, EPOLL_CTL_ADD, conns[i].fd, &event) < 0)
-        {
-            die("connection");
-        }
+        open_watched(&conns[i], i, options, poller);
     }
     for (size_t i = 0; i < (size_t)options->conns; i++) {
         conns[i].start_ns = now_ns();
@@ -365,6 +339,10 @@ run_load(const struct options *options)
             }
             requests++;
             next_message(conn);
+            if (options->is_churning) {
+                link_reset(&conn->link);
+                open_watched(conn, index, options, poller);
+            }
             conn->start_ns = now;
             push(conn, index, options->size_bytes);
         }
@@ -384,9 +362,8 @@ run_load(const struct options *options)
            "\"server_load\": %.4f, \"server_delay\": %.4f, "
            "\"client_idle\": %.4f, \"client_delay\": %.4f, "
            "\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
-           (unsigned long long)requests, seconds,
-           median(window_rate, windows), (double)requests / seconds,
-           median(window_cpu_us, windows),
+           (unsigned long long)requests, seconds, median(window_rate, windows),
+           (double)requests / seconds, median(window_cpu_us, windows),
            requests > 0 ? cpu_ns / (double)requests / 1e3 : 0.0,
            cpu_ns / 1e9 / seconds,
            (server_end.delay_ns - server_start.delay_ns) / 1e9 / seconds,
@@ -400,7 +377,9 @@ run_load(const struct options *options)
 static int
 run_pace(const struct options *options)
 {
-    struct connection conn = {.fd = dial(options->port)};
+    struct connection conn = {
+        .link = link_open(options->kind, options->port),
+    };
     struct timespec gap = {
         .tv_sec = options->gap_ms / 1000,
         .tv_nsec = options->gap_ms % 1000 * 1000000L,
@@ -435,9 +414,12 @@ run_idle(const struct options *options)
 
     while (fgets(line, sizeof(line), stdin) != NULL) {
         for (int i = atoi(line); i > 0; i--) {
-            struct connection conn = {.fd = dial(options->port)};
+            struct connection conn = {
+                .link = link_open(options->kind, options->port),
+            };
 
-            setsockopt(conn.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+            setsockopt(conn.link.fd, SOL_SOCKET, SO_LINGER, &reset,
+                       sizeof(reset));
             exchange(&conn, total, options->size_bytes);
             total++;
         }
@@ -447,10 +429,10 @@ run_idle(const struct options *options)
     return 0;
 }
 
-static const char USAGE[] =
-    "usage: echo_client load|pace|idle --port P [--conns N] [--size BYTES]\n"
-    "                   [--seconds T] [--warmup T] [--pid SERVER] [--poll]\n"
-    "                   [--count N] [--gap-ms M]\n";
+static const char USAGE[]
+    = "usage: echo_client load|pace|idle --port P [--conns N] [--size BYTES]\n"
+      "                   [--seconds T] [--warmup T] [--pid SERVER] [--poll]\n"
+      "                   [--count N] [--gap-ms M] [--churn] [--tls | --udp]\n";
 
 static struct options
 parse(int argc, char **argv)
@@ -470,6 +452,18 @@ parse(int argc, char **argv)
 
         if (strcmp(name, "--poll") == 0) {
             options.is_polling = 1;
+            continue;
+        }
+        if (strcmp(name, "--churn") == 0) {
+            options.is_churning = 1;
+            continue;
+        }
+        if (strcmp(name, "--tls") == 0) {
+            options.kind = LINK_TLS;
+            continue;
+        }
+        if (strcmp(name, "--udp") == 0) {
+            options.kind = LINK_UDP;
             continue;
         }
         if (++i == argc) {
