@@ -5,7 +5,7 @@
 #   make asan    the suite under AddressSanitizer and UBSan
 #   make ci      all that CI does, in copies of the checkout
 #   make fmt     format C and Python       make lint   ruff, mypy and stubtest
-#   make bench   the benchmarks            make clean  what builds left
+#   make bench   the benchmarks (ARGS too) make clean  what builds left
 #   make perf-guard  instructions per operation beside those on record
 #
 # One build is installed at a time: after `make asan`, `make build` and `make
@@ -52,10 +52,12 @@ fmt:
 lint:
 	.ci/run lint
 
-# Peers that cannot be installed here are left out of the tables.
-bench: build
-	$(PYTHON) -m pip install -q -e '.[bench]' || true
+bench: build build/peers
 	$(PYTHON) -m benchmarks $(ARGS)
+
+# Peers that cannot be installed here are left out of the tables.
+build/peers: pyproject.toml | build
+	-$(PYTHON) -m pip install -q -e '.[bench]' && touch $@
 
 perf-guard:
 	.ci/run perf-guard
