@@ -239,7 +239,10 @@ def descriptor_limit(wanted: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
-            pytest.skip(f"no more than {hard} open files are allowed")
+            pytest.skip(
+                f"the hard limit of open files, RLIMIT_NOFILE, is {hard}: {wanted} are needed"
+                f" (`ulimit -Hn {wanted}`, as root)"
+            )
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     try:
         yield
