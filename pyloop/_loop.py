@@ -73,6 +73,11 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         *,
         backend: str | None = None,
     ) -> None:
+        # First what close() looks at: __del__ calls it also where Ctrl-C broke in here.
+        self._default_executor = None
+        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._signal_handlers: dict[int, Any] = {}
+        self._unix_server_sockets: dict[Any, Any] = {}
         try:
             if selector is None:
                 self._init_core(backend)
@@ -87,9 +92,6 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         # Past SelectorEventLoop.__init__, which makes a selector and a self-pipe: the core has
         # both in its reactor.
         base_events.BaseEventLoop.__init__(self)
-        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._signal_handlers: dict[int, Any] = {}
-        self._unix_server_sockets: dict[Any, Any] = {}
         try:
             if main is not None:
                 self._create_native_task(main)
@@ -149,6 +151,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
+            return
+        if self.backend is None:
+            self._closed = True  # __init__ has not come to making what is closed here
             return
         if self._debug:
             base_events.logger.debug("Close %r", self)  # type: ignore[attr-defined]

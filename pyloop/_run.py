@@ -140,14 +140,8 @@ def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
             _run_to_end(loop)
             if not coros:
                 _run_asyncio_tasks(loop)
-        except BaseException:
+        finally:
             _finish(loop, roots, interrupts.cancelled)
-            if interrupts.pending:
-                raise KeyboardInterrupt() from None
-            raise
-        _finish(loop, roots, interrupts.cancelled)
-        if interrupts.pending:
-            raise KeyboardInterrupt()
     for root in roots:
         root.result()
     if len(roots) == 1:
@@ -295,6 +289,7 @@ def _is_busy(coro: Any) -> bool:
 class _Interrupts:
     """Ctrl-C while run() runs: the first cancels all tasks, the second raises at once.
 
+    Leaving the block raises KeyboardInterrupt if there was one, however late it came.
     As asyncio.Runner does it: only in the main thread, and only while Python's own handler is
     installed, so that a program's handler is left alone.
     """
@@ -304,10 +299,6 @@ class _Interrupts:
         self._count = 0
         self.cancelled: set[Any] = set()
         self._installed: Callable[[int, FrameType | None], None] | None = None
-
-    @property
-    def pending(self) -> bool:
-        return self._count > 0
 
     def __enter__(self) -> _Interrupts:
         if (
@@ -321,7 +312,12 @@ class _Interrupts:
             self._installed = self._on_sigint
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._restore()
+        if self._count and not (kind is not None and issubclass(kind, KeyboardInterrupt)):
+            raise KeyboardInterrupt from None
+
+    def _restore(self) -> None:
         if self._installed is not None and signal.getsignal(signal.SIGINT) == self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -329,6 +325,7 @@ class _Interrupts:
         self._count += 1
         if self._count > 1 or self._loop.is_closed():
             self.cancelled.clear()  # they went on: they are cancelled once more
+            self._restore()  # here, for the exception may come right before __exit__ does it
             raise KeyboardInterrupt()
         self._loop.call_soon_threadsafe(self._cancel_all)
 

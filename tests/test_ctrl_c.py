@@ -256,6 +256,39 @@ def test_the_sigint_handler_is_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_at_the_very_end_is_not_lost(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes after the last task has ended, when run is about to put the old handler back."""
+    put = signal.signal
+    calls = 0
+
+    def interrupted(number: int, handler: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first installs run's handler
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return put(number, handler)  # type: ignore[arg-type]
+
+    async def root() -> None:
+        await pyloop.pause()
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pyloop.run(root())
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_loop_that_was_never_made_ends_quietly() -> None:
+    """Ctrl-C may come between the making of the object and its __init__, or within that."""
+    loop = pyloop.EventLoop.__new__(pyloop.EventLoop)
+    loop.close()
+    assert loop.is_closed()
+    loop.close()
+
+
 def test_a_sigint_handler_of_the_program_is_left_alone() -> None:
     seen: list[int] = []
 
