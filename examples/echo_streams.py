@@ -23,8 +23,18 @@ log = logging.getLogger(__name__)
 
 async def echo_server(port: int = 8000, *, host: str = "127.0.0.1") -> None:
     """Serve until cancelled."""
+    echoes: set[asyncio.Task[None]] = set()
+
+    def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of ours: streams of some versions of Python report it as an error when theirs is
+        # cancelled. One that is cancelled before it begins does not close anything itself.
+        echo = asyncio.create_task(handle_echo(reader, writer))
+        echoes.add(echo)
+        echo.add_done_callback(echoes.discard)
+        echo.add_done_callback(lambda _: writer.close())
+
     with listen(host, port) as sock:
-        server = await asyncio.start_server(handle_echo, sock=sock)
+        server = await asyncio.start_server(welcome, sock=sock)
         print(f"Echo, with streams: listening on {name_of(sock)}", flush=True)
         try:
             # Not serve_forever(): when it is cancelled, it waits until the last client has left.
@@ -37,14 +47,13 @@ async def handle_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     """Send back what one client sends, until it closes its side."""
     addr = writer.get_extra_info("peername")
     log.info("connected by %s", addr)
-    # We are cancelled when the server ends. That is not raised again, for streams of some versions
-    # of Python would report it as an error.
     try:
         while data := await reader.read(PIECE):
             writer.write(data)
             await writer.drain()
-    except asyncio.CancelledError:
+    except asyncio.CancelledError:  # the server ends
         writer.transport.abort()
+        raise
     except OSError as error:
         log.info("lost %s: %s", addr, error)
     finally:

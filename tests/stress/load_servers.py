@@ -275,8 +275,8 @@ async def stream_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         except OSError:
             pass
         except asyncio.CancelledError:
-            # Not raised again: streams of some versions of Python would report it.
             writer.transport.abort()
+            raise
         finally:
             writer.close()
             with suppress(OSError, asyncio.CancelledError):
@@ -293,6 +293,7 @@ async def stream_flood(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
             pass
         except asyncio.CancelledError:
             writer.transport.abort()
+            raise
         finally:
             writer.close()
             with suppress(OSError, asyncio.CancelledError):
@@ -304,7 +305,17 @@ async def serve_streams(
     listener: socket.socket,
 ) -> None:
     end_on_sigterm()
-    server = await asyncio.start_server(serve, sock=listener, backlog=BACKLOG)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of ours: streams of some versions of Python report it as an error when theirs is
+        # cancelled before it begins.
+        task = asyncio.create_task(serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: writer.close())
+
+    server = await asyncio.start_server(welcome, sock=listener, backlog=BACKLOG)
     announce(listener)
     try:
         await asyncio.get_running_loop().create_future()
