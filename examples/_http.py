@@ -3,10 +3,11 @@
 `serve_http` is the server; it calls `respond(request)`, a coroutine function of the example, which
 returns a Response or raises HTTPError. Of RFC 9110 and 9112, this is what there is:
 
-- A request's line and each of its headers has at most MAX_LINE bytes, and there are at most
-  MAX_HEADERS of them, else 431. A body comes with Content-Length and has at most MAX_BODY bytes,
-  else 413. A transfer coding, which we do not know, is 501: a body whose end two programs see in
-  different places is how requests are smuggled. What is no HTTP is 400.
+- A request's line and each of its headers has at most MAX_LINE bytes, there are at most
+  MAX_HEADERS of them, and MAX_HEAD bytes of them in all, else 431. A body comes with
+  Content-Length and has at most MAX_BODY bytes, else 413. A transfer coding, which we do not know,
+  is 501: a body whose end two programs see in different places is how requests are smuggled. What
+  is no HTTP is 400.
 - The connection is kept for the next request, unless the client says otherwise or has sent
   something after which nobody can tell where its next request starts. Requests that come at once
   are answered in order.
@@ -30,6 +31,9 @@ from pyloop.examples._cli import accept_next, last_words, listen, name_of
 
 MAX_LINE = 64 * 1024  # bytes, with the line's end
 MAX_HEADERS = 100
+MAX_HEAD = (
+    128 * 1024
+)  # bytes, without the lines' ends: a hundred of the longest would cost too much
 MAX_BODY = 1024 * 1024  # bytes
 PATIENCE = 30.0  # seconds
 
@@ -151,10 +155,10 @@ async def read_head(source: Input) -> Request:
             raise bad_request("malformed version")
         raise HTTPError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     headers: dict[str, str] = {}
-    count = 0
+    count, size = 0, len(line)
     while line := await source.line():
-        count += 1
-        if count > MAX_HEADERS:
+        count, size = count + 1, size + len(line)
+        if count > MAX_HEADERS or size > MAX_HEAD:
             raise HTTPError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers")
         name, colon, value = line.partition(":")
         if not colon or not TOKEN.fullmatch(name) or CONTROL.search(value):

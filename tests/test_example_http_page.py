@@ -227,6 +227,11 @@ def test_limits_are_not_below_what_they_say(server: Server) -> None:
     assert status_of(exchange(server, line % (path + b"x") + b"\r\n")) == 431
     headers = b"name: value\r\n" * _http.MAX_HEADERS
     assert status_of(exchange(server, b"GET / HTTP/1.0\r\n" + headers + b"\r\n")) == 200
+    headers = b"".join(b"name: %s\r\n" % (b"x" * size) for size in (60_000, 60_000, 0))
+    room = _http.MAX_HEAD - len(b"GET / HTTP/1.0") - (len(headers) - 3 * len(b"\r\n"))
+    head = b"GET / HTTP/1.0\r\n" + headers.removesuffix(b"\r\n") + b"x" * room
+    assert status_of(exchange(server, head + b"\r\n\r\n")) == 200
+    assert status_of(exchange(server, head + b"x\r\n\r\n")) == 431
 
 
 def test_slow_clients_are_disconnected_and_hold_up_nobody(
