@@ -113,6 +113,27 @@ def test_many_receivers_are_served_in_order(capacity: int) -> None:
     assert got == [(number, number) for number in range(100)]
 
 
+def test_a_newcomer_does_not_overtake_a_receiver_that_is_about_to_run() -> None:
+    got: list[tuple[str, int]] = []
+
+    async def receiver(chan: pyloop.Channel[int], name: str) -> None:
+        got.append((name, await chan.recv()))
+
+    async def root() -> None:
+        chan: pyloop.Channel[int] = pyloop.Channel(2)
+        first = await pyloop.spawn(receiver(chan, "first"))
+        await settle()
+        # Runs before `first` does, which the values make ready only now.
+        second = asyncio.create_task(receiver(chan, "second"))
+        chan.send_nowait(1)
+        chan.send_nowait(2)
+        await first
+        await second
+
+    pyloop.run(root())
+    assert got == [("first", 1), ("second", 2)]
+
+
 @pytest.mark.parametrize("receiver_first", [False, True])
 @pytest.mark.parametrize("capacity", [0, 1, 7])
 def test_a_stream_of_values_between_two_tasks(receiver_first: bool, capacity: int) -> None:

@@ -238,6 +238,9 @@ recv_attempt(OpObject *op, PyObject **result)
     /* Each waiting receiver has a claim on one value. */
     uint32_t claimed = is_linked ? 0 : self->n_receivers;
     if (channel_available(self) > claimed) {
+        if (claimed > 0) {
+            return OP_ATTEMPT_WAIT; /* its turn comes after theirs */
+        }
         if (is_linked) {
             unlink_receiver(self, op);
             Py_DECREF(op);
