@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 # How many operations a test marked `stress` makes; the default suite makes a few.
-OPERATIONS = int(os.environ.get("PYLOOP_MODEL_OPERATIONS", "40000"))
+OPERATIONS = int(os.environ.get("PYLOOP_MODEL_OPERATIONS", "20000"))
 FIRST_SEED = int(os.environ.get("PYLOOP_MODEL_SEED", "1"))
 
 few_and_many = pytest.mark.parametrize(
