@@ -433,16 +433,33 @@ reactor_sift_events(struct reactor *reactor, int n)
     return n_kept;
 }
 
+int64_t
+reactor_sleep_limit_ns(const struct reactor *reactor, int64_t timeout_ns)
+{
+    if (!list_is_empty(&reactor->dirty)) {
+        return 0;
+    }
+    return reactor_timeout_ns(reactor, timeout_ns);
+}
+
+int
+reactor_sleep(struct reactor *reactor, int64_t limit_ns)
+{
+    return reactor->ops->wait(reactor->poller, reactor->events,
+                              PL_EVENTS_PER_WAIT, limit_ns);
+}
+
+int
+reactor_take_events(struct reactor *reactor, int n)
+{
+    return n > 0 ? reactor_sift_events(reactor, n) : n;
+}
+
 int
 reactor_wait(struct reactor *reactor, int64_t timeout_ns)
 {
-    if (!list_is_empty(&reactor->dirty)) {
-        timeout_ns = 0;
-    }
-    timeout_ns = reactor_timeout_ns(reactor, timeout_ns);
-    int rc = reactor->ops->wait(reactor->poller, reactor->events,
-                                PL_EVENTS_PER_WAIT, timeout_ns);
-    return rc > 0 ? reactor_sift_events(reactor, rc) : rc;
+    int64_t limit_ns = reactor_sleep_limit_ns(reactor, timeout_ns);
+    return reactor_take_events(reactor, reactor_sleep(reactor, limit_ns));
 }
 
 int64_t

@@ -103,6 +103,16 @@ void reactor_flush(struct reactor *reactor, bool about_to_sleep,
  * waited for: flush with about_to_sleep first.  A callback of that flush may
  * have made the list dirty again; then this call only looks. */
 int reactor_wait(struct reactor *reactor, int64_t timeout_ns);
+/* reactor_wait in its three parts, for a caller that lets other threads have
+ * the reactor while it sleeps: the first and the last need it alone; the
+ * middle one touches nothing but the poller and reactor->events, so that
+ * others may set and clear waiters and timers meanwhile.  They must not make
+ * the poller forget a descriptor, unless it takes updates while waiting. */
+int64_t reactor_sleep_limit_ns(const struct reactor *reactor,
+                               int64_t timeout_ns);
+int reactor_sleep(struct reactor *reactor, int64_t limit_ns);
+/* `n`: what reactor_sleep returned. */
+int reactor_take_events(struct reactor *reactor, int n);
 /* How long reactor_wait may sleep: until the first timer or `limit_ns`. */
 int64_t reactor_timeout_ns(const struct reactor *reactor, int64_t limit_ns);
 

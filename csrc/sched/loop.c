@@ -62,11 +62,15 @@ sleep_in_poller(struct reactor *reactor)
     if (reactor->ops->calls_out) {
         return reactor_wait(reactor, PL_FOREVER);
     }
+    /* Only the sleep itself goes without the GIL: another thread may call us
+     * then, even where it should not, and must not meet us inside of the
+     * timers and watches. */
+    int64_t limit_ns = reactor_sleep_limit_ns(reactor, PL_FOREVER);
     int n;
     Py_BEGIN_ALLOW_THREADS
-    n = reactor_wait(reactor, PL_FOREVER);
+    n = reactor_sleep(reactor, limit_ns);
     Py_END_ALLOW_THREADS
-    return n;
+    return reactor_take_events(reactor, n);
 }
 
 /* Tells the poller what changed, then sleeps until something happens.  The
