@@ -3,6 +3,8 @@
 #   make build   the extension, in place, where a source changed
 #   make test    the test suite            (ARGS="-k channel -x" for pytest)
 #   make asan    the suite under AddressSanitizer and UBSan
+#   make c-test  the C tests of csrc/core; c-asan, c-tsan and c-valgrind: under
+#                those tools (CC=clang for the other compiler)
 #   make ci      all that CI does, in copies of the checkout
 #   make fmt     format C and Python       make lint   ruff, mypy and stubtest
 #   make bench   the benchmarks (ARGS too) make clean  what builds left
@@ -18,7 +20,7 @@ SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.def') setup.py pyproject
 STAMP := build/normal
 ASAN_STAMP := build/asan
 
-.PHONY: venv build test asan fmt lint bench perf-guard ci clean
+.PHONY: venv build test asan c-test c-asan c-tsan c-valgrind fmt lint bench perf-guard ci clean
 
 venv: .venv/bin/python
 
@@ -43,6 +45,9 @@ asan: $(ASAN_STAMP)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0 \
 	$(PYTHON) -m pytest -m 'not heavy' $(ARGS)
+
+c-test c-asan c-tsan c-valgrind:
+	$(MAKE) -C tests/c CC=$(CC) $(@:c-%=%)
 
 fmt:
 	find csrc tests benchmarks -name '*.[ch]' -exec clang-format -i {} +

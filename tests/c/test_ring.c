@@ -1,6 +1,5 @@
 /* The ring against a plain counter: what goes in comes out in order. */
 #include <errno.h>
-#include <string.h>
 
 #include "check.h"
 #include "core/ring.h"
@@ -140,7 +139,10 @@ test_failure_to_grow_changes_nothing(void)
     CHECK_EQ(ring_push(&ring, item(2)), -ENOMEM);
     pl_realloc_hook = hook;
 
-    CHECK(memcmp(&before, &ring, sizeof(ring)) == 0);
+    CHECK(ring.slots == before.slots);
+    CHECK_EQ(ring.mask, before.mask);
+    CHECK_EQ(ring.head, before.head);
+    CHECK_EQ(ring.tail, before.tail);
     CHECK_EQ(ring_push(&ring, item(2)), 0);
     for (uintptr_t i = 0; i < 3; i++) {
         CHECK(ring_pop(&ring) == item(i));
