@@ -3,6 +3,8 @@
 
 #include "methods.h"
 
+#include <string.h>
+
 #include "sched/args.h"
 #include "sched/task.h"
 
@@ -11,14 +13,12 @@ const char Loop_create_native_doc[] = PyDoc_STR(
              "root=False)\n--\n\n"
              "Make a pyloop.Task of a coroutine or generator.");
 
-PyObject *
-Loop__create_native_task(LoopObject *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames)
+static PyObject *
+create_native(LoopObject *self, const struct args_spec *spec,
+              PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"coro", "name", "context", "root"};
-    static const struct args_spec spec = {"create_task", names, 4, 1, 1};
-    PyObject *bound[4];
-    if (args_bind(&spec, args, nargs, kwnames, bound) < 0
+    PyObject *bound[4] = {NULL};
+    if (args_bind(spec, args, nargs, kwnames, bound) < 0
         || loop_check_usable(self) < 0
         || loop_check_thread(self, "create_task()") < 0
         || task_check_coroutine(self->state, bound[0],
@@ -47,6 +47,15 @@ Loop__create_native_task(LoopObject *self, PyObject *const *args,
         = task_new(self, bound[0], name, bound[2], bound[3] == Py_True);
     Py_XDECREF(name);
     return (PyObject *)task;
+}
+
+PyObject *
+Loop__create_native_task(LoopObject *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"coro", "name", "context", "root"};
+    static const struct args_spec spec = {"create_task", names, 4, 1, 1};
+    return create_native(self, &spec, args, nargs, kwnames);
 }
 
 const char Loop_create_task_doc[]
@@ -102,6 +111,27 @@ new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
     return task;
 }
 
+/* A task factory, whose calling convention differs from version to version,
+ * and every error: asyncio's own. */
+static PyObject *
+create_as_asyncio(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    Py_ssize_t n = nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
+    PyObject **stack = PyMem_New(PyObject *, (size_t)n + 1);
+    if (stack == NULL) {
+        return PyErr_NoMemory();
+    }
+    stack[0] = (PyObject *)self;
+    if (n > 0) {
+        memcpy(stack + 1, args, (size_t)n * sizeof(*args));
+    }
+    PyObject *task = PyObject_Vectorcall(self->state->BaseCreateTask, stack,
+                                         (size_t)nargs + 1, kwnames);
+    PyMem_Free(stack);
+    return task;
+}
+
 PyObject *
 Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
@@ -118,27 +148,16 @@ Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
         }
     }
     if (coro != NULL && PyGen_CheckExact(coro)) {
-        return Loop__create_native_task(self, args, nargs, kwnames);
+        static const char *const names[] = {"coro", "name", "context"};
+        static const struct args_spec spec = {"create_task", names, 3, 1, 1};
+        return create_native(self, &spec, args, nargs, kwnames);
     }
     if (nargs == 1 && self->task_factory == NULL && !self->closed
         && (kwnames == NULL || PyTuple_GET_SIZE(kwnames) <= 6))
     {
         return new_asyncio_task(self, args[0], args + 1, kwnames);
     }
-    /* A task factory, whose calling convention differs from version to
-     * version, and every error: asyncio's own. */
-    PyObject *stack[9] = {(PyObject *)self};
-    Py_ssize_t n = nargs + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
-    if (n > 8) {
-        PyErr_SetString(PyExc_TypeError,
-                        "create_task() got too many arguments");
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        stack[i + 1] = args[i];
-    }
-    return PyObject_Vectorcall(self->state->BaseCreateTask, stack,
-                               (size_t)nargs + 1, kwnames);
+    return create_as_asyncio(self, args, nargs, kwnames);
 }
 
 const char Loop_native_tasks_doc[]
