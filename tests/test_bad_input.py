@@ -856,6 +856,12 @@ def test_refused_calls_keep_nothing() -> None:
                     await call(lambda: pyloop.recv(left, value))
                 with contextlib.suppress(TypeError):
                     await call(lambda: pyloop.send(value, data))
+                for make in (pyloop.send, pyloop.sendall, pyloop.recv_into, pyloop.connect):
+                    with contextlib.suppress(TypeError):
+                        await call(lambda make=make: make(left, value))  # type: ignore[misc]
+                for bad in (value, "/" * 200):
+                    with contextlib.suppress(TypeError, OSError):
+                        await call(lambda bad=bad: pyloop.sendto(left, data, bad))  # type: ignore[misc]
                 with contextlib.suppress(TypeError):
                     await call(lambda: pyloop.spawn(value))
                 with contextlib.suppress(RuntimeError):

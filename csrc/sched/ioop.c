@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "address.h"
+#include "compat.h"
 #include "errors.h"
 #include "sockfd.h"
 
@@ -105,12 +106,17 @@ ioop_new(struct module_state *state, const struct op_kind *kind,
     return op;
 }
 
-/* An op that was made but will not be handed out must not warn. */
+/* An op that was made but will not be handed out must not warn.  The current
+ * exception stays. */
 PyObject *
 ioop_discard(OpObject *op)
 {
-    op->status = OP_DONE;
+    PyObject *pending = exception_take();
+    op_finish(op); /* call-out */
     Py_DECREF(op);
+    if (pending != NULL) {
+        exception_put(pending);
+    }
     return NULL;
 }
 

@@ -53,8 +53,7 @@ op_new(struct module_state *state, const struct op_kind *kind)
     return op;
 }
 
-/* The operation is over or given up: drop what it held. */
-static void
+void
 op_finish(OpObject *op)
 {
     op->status = OP_DONE;

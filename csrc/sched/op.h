@@ -105,6 +105,8 @@ PySendResult op_send(OpObject *op, PyObject **result);
  * -1 with an exception if it cannot be; the op is FIRED then and raises that
  * same exception when resumed only if the caller stores it. */
 int op_arm(OpObject *op, struct runnable *waiter);
+/* The operation is over or given up: drops what it held. */
+void op_finish(OpObject *op);
 /* Gives up waiting: the registration is undone, the waiter is not pushed. */
 void op_disarm(OpObject *op);
 
