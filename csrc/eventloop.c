@@ -129,24 +129,39 @@ Loop__init_on_selector(LoopObject *self, PyObject *selector)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(Loop_release_core_doc,
-             "_release_core($self, /)\n--\n\n"
-             "Mark the loop closed and release all it holds.");
+PyDoc_STRVAR(Loop_check_may_close_doc,
+             "_check_may_close($self, /)\n--\n\n"
+             "Raise RuntimeError if close() would be refused now.");
 
 static PyObject *
-Loop__release_core(LoopObject *self, PyObject *Py_UNUSED(ignored))
+Loop__check_may_close(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
     if (loop_is_running(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot close a running event loop");
         return NULL;
     }
-    if (self->in_selector) {
+    if (self->in_selector || self->in_show) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot close the event loop from within its "
                         "selector");
         return NULL;
     }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(Loop_release_core_doc,
+             "_release_core($self, /)\n--\n\n"
+             "Mark the loop closed and release all it holds.");
+
+static PyObject *
+Loop__release_core(LoopObject *self, PyObject *ignored)
+{
+    PyObject *res = Loop__check_may_close(self, ignored);
+    if (res == NULL) {
+        return NULL;
+    }
+    Py_DECREF(res);
     Py_INCREF(self);
     task_list_release(self);
     self->closed = true;
@@ -478,6 +493,7 @@ Loop_get_backend(LoopObject *self, void *Py_UNUSED(closure))
 static PyMethodDef Loop_methods[] = {
     LOOP_O(_init_core, Loop_init_core_doc),
     LOOP_O(_init_on_selector, Loop_init_on_selector_doc),
+    LOOP_NOARGS(_check_may_close, Loop_check_may_close_doc),
     LOOP_NOARGS(_release_core, Loop_release_core_doc),
     LOOP_NOARGS(run_forever, Loop_run_forever_doc),
     LOOP_O(_run_tasks, Loop_run_tasks_doc),

@@ -146,15 +146,14 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         """Close the loop; nothing happens if it is closed already.
 
         Raises:
-            RuntimeError: it is running.
+            RuntimeError: it is running, or calls the selector that it drives.
         """
-        if self.is_running():
-            raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
         if self.backend is None:
             self._closed = True  # __init__ has not come to making what is closed here
             return
+        self._check_may_close()
         if self._debug:
             base_events.logger.debug("Close %r", self)  # type: ignore[attr-defined]
         if sys.is_finalizing():

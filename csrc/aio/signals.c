@@ -35,8 +35,15 @@ Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    if (PyDict_SetItem(self->signals.handlers, args[0], (PyObject *)handle) < 0
-        || loop_signals_enter(self) < 0)
+    /* Asked again: the collector may have run, and a handler is dropped. */
+    int rc = loop_check_usable(self);
+    if (rc == 0) {
+        PyObject *handlers = Py_NewRef(self->signals.handlers);
+        rc = PyDict_SetItem(handlers, args[0],
+                            (PyObject *)handle); /* call-out */
+        Py_DECREF(handlers);
+    }
+    if (rc < 0 || loop_check_usable(self) < 0 || loop_signals_enter(self) < 0)
     {
         Py_CLEAR(handle);
     }

@@ -98,12 +98,12 @@ static int
 end_run(struct runnable *runnable, LoopObject *loop)
 {
     StreamEndObject *end = (StreamEndObject *)runnable;
-    StreamObject *self = end->stream;
     loop->ready.must_poll = true;
+    loop_leave_task(loop); /* call-out: it may be a task's last reference */
+    StreamObject *self = end->stream;
     if (self == NULL) {
         return 0; /* no longer watched when its turn came */
     }
-    loop_leave_task(loop);
     bool is_reader = end == self->ends[PL_SIDE_READ];
     int64_t started_ns = PL_UNLIKELY(loop->debug) ? clock_monotonic_ns() : 0;
     Py_INCREF(self);

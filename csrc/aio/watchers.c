@@ -74,7 +74,7 @@ static int
 watched_or_closed_fd(LoopObject *self, PyObject *fileobj)
 {
     int fd = watched_fd(self, fileobj);
-    if (fd >= 0 || PyLong_Check(fileobj)
+    if (fd >= 0 || PyLong_Check(fileobj) || self->reactor == NULL
         || !PyErr_ExceptionMatches(PyExc_ValueError))
     {
         return fd;
@@ -140,8 +140,8 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
-    int fd = watched_fd(self, args[0]);
-    if (fd < 0) {
+    int fd = watched_fd(self, args[0]); /* call-out: may close the loop */
+    if (fd < 0 || loop_check_usable(self) < 0) {
         return NULL;
     }
     struct watch *watch = fdtable_get(&self->reactor->fds, fd);

@@ -367,6 +367,7 @@ call_timed(HandleObject *self)
 static int
 run_once(HandleObject *self)
 {
+    bool outer = self->running; /* by _run() in its own callback */
     self->running = true;
     PyObject *res
         = PL_UNLIKELY(self->loop->debug) ? call_timed(self) : call(self);
@@ -380,8 +381,8 @@ run_once(HandleObject *self)
     else {
         rc = report_failure(self);
     }
-    self->running = false;
-    if (self->cancelled) {
+    self->running = outer;
+    if (self->cancelled && !outer) {
         forget_call(self);
     }
     return rc;
@@ -393,8 +394,8 @@ handle_run(struct runnable *runnable, LoopObject *loop)
     HandleObject *self = (HandleObject *)runnable;
     int rc = 0;
     loop->ready.must_poll = true;
+    loop_leave_task(loop); /* call-out: it may be a task's last reference */
     if (!self->cancelled && self->callback != NULL) {
-        loop_leave_task(loop);
         rc = run_once(self);
     }
     if (Py_REFCNT(self) > 1 && !PyObject_GC_IsTracked((PyObject *)self)) {

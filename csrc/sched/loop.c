@@ -663,6 +663,10 @@ loop_push(LoopObject *loop, struct runnable *runnable)
 int
 loop_promise(LoopObject *loop)
 {
+    if (PL_UNLIKELY(loop->reactor == NULL)) {
+        /* Closed, by what the caller called since it asked. */
+        return loop_check_usable(loop);
+    }
     if (PL_UNLIKELY(reserve(loop, 1) < 0)) {
         return -1;
     }

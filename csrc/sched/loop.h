@@ -105,6 +105,7 @@ typedef struct LoopObject {
     PyObject *selector_error; /* owned: what it raised where nobody could be
                                  told; the next wait raises it */
     bool in_selector;         /* it is being told something, and calls us */
+    bool in_show;             /* inside loop_watch_show */
 } LoopObject;
 
 /* Embedded in an object that has output to send when the callbacks of a turn

@@ -69,6 +69,8 @@ op_finish(OpObject *op)
     Py_XDECREF(value);
 }
 
+/* Whoever waits for it is not woken: for an op that nobody can reach any
+ * more. */
 static void
 op_give_up(OpObject *op)
 {
@@ -79,6 +81,32 @@ op_give_up(OpObject *op)
         op_finish(op);
     }
     Py_CLEAR(op->error);
+}
+
+/* Undoes arm, and wakes whoever waits; `error` as in op_fire.  The caller
+ * holds a reference. */
+static void
+disarm_and_wake(OpObject *op, PyObject *error)
+{
+    op->status = OP_FIRED;
+    Py_XSETREF(op->error, error);
+    struct runnable *waiter = op->waiter;
+    op->waiter = NULL;
+    op->kind->disarm(op); /* call-out */
+    loop_push_promised(op->loop, waiter);
+}
+
+/* The same by a call from outside.  A task that waits for it is woken, to meet
+ * an operation that is over: it must not wait for ever. */
+static void
+op_end_early(OpObject *op)
+{
+    Py_INCREF(op);
+    if (op->status == OP_ARMED) {
+        disarm_and_wake(op, NULL);
+    }
+    op_give_up(op);
+    Py_DECREF(op);
 }
 
 static bool
@@ -352,10 +380,12 @@ op_arm(OpObject *op, struct runnable *waiter)
     }
     op->waiter = (struct runnable *)Py_NewRef((PyObject *)waiter);
     op->status = OP_ARMED;
-    if (op->kind->arm(op) < 0) {
-        op->status = OP_FIRED;
-        loop_unpromise(loop);
-        Py_CLEAR(op->waiter);
+    if (op->kind->arm(op) < 0) { /* call-out */
+        if (op->status == OP_ARMED) {
+            op->status = OP_FIRED;
+            loop_unpromise(loop);
+            Py_CLEAR(op->waiter);
+        }
         return -1;
     }
     return 0;
@@ -499,7 +529,7 @@ Op_throw(OpObject *op, PyObject *const *args, Py_ssize_t nargs)
         Py_DECREF(exc);
         return NULL;
     }
-    op_give_up(op);
+    op_end_early(op);
     exception_put(exc);
     return NULL;
 }
@@ -511,7 +541,7 @@ PyDoc_STRVAR(Op_close_doc,
 static PyObject *
 Op_close(OpObject *op, PyObject *Py_UNUSED(ignored))
 {
-    op_give_up(op);
+    op_end_early(op);
     Py_RETURN_NONE;
 }
 
@@ -582,10 +612,13 @@ Op_cancel(OpObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (exc == NULL) {
         return NULL;
     }
+    if (op->status != OP_ARMED) {
+        Py_DECREF(exc); /* making it ran the collector, and that fired us */
+        Py_RETURN_FALSE;
+    }
     Py_INCREF(op);
-    op->kind->disarm(op);
     op->cancelled = 1;
-    op_fire(op, exc);
+    disarm_and_wake(op, exc);
     Py_DECREF(op);
     Py_RETURN_TRUE;
 }

@@ -17,12 +17,18 @@
 
 enum { PHASE_RECV, PHASE_SEND };
 
+/* The attribute for one side. */
 static PyObject *
-attribute_of(OpObject *op, bool mine)
+attribute_name(LoopObject *loop, uint8_t phase)
 {
-    struct module_state *state = op->loop->state;
-    return (op->phase == PHASE_SEND) == mine ? state->str__sender
-                                             : state->str__receiver;
+    return phase == PHASE_SEND ? loop->state->str__sender
+                               : loop->state->str__receiver;
+}
+
+static uint8_t
+other_phase(uint8_t phase)
+{
+    return phase == PHASE_SEND ? PHASE_RECV : PHASE_SEND;
 }
 
 static enum op_attempt
@@ -36,21 +42,54 @@ plain_attempt(OpObject *op, PyObject **result)
 }
 
 static void
+forget(LoopObject *loop, PyObject *coro)
+{
+    if (loop->tasks.plain_waiters != NULL && coro != NULL
+        && PyDict_DelItem(loop->tasks.plain_waiters, coro) < 0)
+    {
+        PyErr_Clear(); /* somebody was faster */
+    }
+}
+
+static void
 fire_one(LoopObject *loop, OpObject *op)
 {
     Py_INCREF(op);
-    if (PyDict_DelItem(loop->tasks.plain_waiters, op->value) < 0) {
-        PyErr_Clear(); /* its disarm was faster */
-    }
+    forget(loop, op->value);
     op_fire(op, NULL);
     Py_DECREF(op);
 }
 
-/* Both are there: wakes both.  `partner` is the other side's coroutine. */
+/* Takes `coro` out of its attribute, if it is there.  No exception is raised
+ * or lost. */
+static void
+withdraw(LoopObject *loop, PyObject *channel, uint8_t phase, PyObject *coro)
+{
+    PyObject *pending = exception_take();
+    PyObject *mine = attribute_name(loop, phase);
+    PyObject *present = PyObject_GetAttr(channel, mine); /* call-out */
+    if (present != NULL && present == coro
+        && PyObject_SetAttr(channel, mine, Py_None) < 0)
+    {
+        PyErr_WriteUnraisable(channel);
+    }
+    Py_XDECREF(present);
+    PyErr_Clear();
+    forget(loop, coro);
+    if (pending != NULL) {
+        exception_put(pending);
+    }
+}
+
+/* Both are there: wakes both.  `partner` is the other side's coroutine.  The
+ * attributes may be properties: assigning one may end either op, and the one
+ * that is left goes on waiting. */
 static int
-meet(OpObject *op, PyObject *partner)
+meet(OpObject *op, PyObject *channel, PyObject *partner)
 {
     LoopObject *loop = op->loop;
+    PyObject *mine = attribute_name(loop, op->phase);
+    PyObject *theirs = attribute_name(loop, other_phase(op->phase));
     PyObject *other
         = PyDict_GetItemWithError(loop->tasks.plain_waiters, partner);
     if (other == NULL) {
@@ -58,22 +97,69 @@ meet(OpObject *op, PyObject *partner)
             PyErr_Format(PyExc_RuntimeError,
                          "channel %R: its %U is %R, which does not wait in "
                          "this loop",
-                         op->object, attribute_of(op, false), partner);
+                         channel, theirs, partner);
         }
         return -1;
     }
     OpObject *other_op = (OpObject *)Py_NewRef(other);
-    int rc = -1;
-    if (PyObject_SetAttr(op->object, attribute_of(op, true), Py_None) == 0
-        && PyObject_SetAttr(op->object, attribute_of(op, false), Py_None) == 0)
-    {
-        OpObject *receiver = op->phase == PHASE_RECV ? op : other_op;
-        OpObject *sender = op->phase == PHASE_RECV ? other_op : op;
-        fire_one(loop, receiver);
-        fire_one(loop, sender);
-        rc = 0;
+    int rc = PyObject_SetAttr(channel, mine, Py_None);
+    if (rc == 0) {
+        rc = PyObject_SetAttr(channel, theirs, Py_None);
+    }
+    bool is_mine = op->status == OP_ARMED;
+    bool is_theirs = other_op->status == OP_ARMED;
+    if (rc == 0 && is_mine && is_theirs) {
+        fire_one(loop, op->phase == PHASE_RECV ? op : other_op);
+        fire_one(loop, op->phase == PHASE_RECV ? other_op : op);
+    }
+    else if (rc == 0 && is_mine) {
+        rc = PyObject_SetAttr(channel, mine, op->value);
+    }
+    else if (rc == 0 && is_theirs) {
+        rc = PyObject_SetAttr(channel, theirs, other_op->value);
     }
     Py_DECREF(other_op);
+    return rc;
+}
+
+/* Each access to an attribute may be a call-out that ends the op. */
+static int
+arm_on(OpObject *op, PyObject *channel, PyObject *coro)
+{
+    LoopObject *loop = op->loop;
+    PyObject *mine = attribute_name(loop, op->phase);
+    PyObject *present = PyObject_GetAttr(channel, mine);
+    if (present == NULL) {
+        return -1;
+    }
+    if (present != Py_None) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "channel %R has a waiting %s already: %R", channel,
+                     op->phase == PHASE_SEND ? "sender" : "receiver", present);
+        Py_DECREF(present);
+        return -1;
+    }
+    Py_DECREF(present);
+    PyObject *partner = PyObject_GetAttr(
+        channel, attribute_name(loop, other_phase(op->phase)));
+    if (partner == NULL) {
+        return -1;
+    }
+    int rc = 0;
+    if (op->status == OP_ARMED) {
+        op->value = Py_NewRef(coro);
+        rc = PyDict_SetItem(loop->tasks.plain_waiters, coro, (PyObject *)op);
+        if (rc == 0) {
+            rc = PyObject_SetAttr(channel, mine, coro);
+        }
+        if (rc == 0 && op->status == OP_ARMED && partner != Py_None) {
+            rc = meet(op, channel, partner);
+        }
+        if (rc < 0 || op->status != OP_ARMED) {
+            withdraw(loop, channel, op->phase, coro);
+        }
+    }
+    Py_DECREF(partner);
     return rc;
 }
 
@@ -93,65 +179,22 @@ plain_arm(OpObject *op)
             return -1;
         }
     }
-    PyObject *mine = attribute_of(op, true);
-    PyObject *present = PyObject_GetAttr(op->object, mine); /* call-out */
-    if (present == NULL) {
-        return -1;
-    }
-    if (present != Py_None) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "channel %R has a waiting %s already: %R", op->object,
-                     op->phase == PHASE_SEND ? "sender" : "receiver", present);
-        Py_DECREF(present);
-        return -1;
-    }
-    Py_DECREF(present);
-    Py_XSETREF(op->value, Py_NewRef(((TaskObject *)op->waiter)->coro));
-    PyObject *partner = PyObject_GetAttr(op->object, attribute_of(op, false));
-    if (partner == NULL) {
-        return -1;
-    }
-    int rc = -1;
-    if (PyDict_SetItem(loop->tasks.plain_waiters, op->value, (PyObject *)op)
-            == 0
-        && PyObject_SetAttr(op->object, mine, op->value) == 0)
-    {
-        rc = partner == Py_None ? 0 : meet(op, partner);
-    }
-    Py_DECREF(partner);
-    if (rc < 0 && op->value != NULL) {
-        PyObject *pending = exception_take();
-        if (PyDict_DelItem(loop->tasks.plain_waiters, op->value) < 0) {
-            PyErr_Clear();
-        }
-        exception_put(pending);
-    }
+    PyObject *channel = Py_NewRef(op->object);
+    PyObject *coro = Py_NewRef(((TaskObject *)op->waiter)->coro);
+    int rc = arm_on(op, channel, coro);
+    Py_DECREF(channel);
+    Py_DECREF(coro);
     return rc;
 }
 
 static void
 plain_disarm(OpObject *op)
 {
-    PyObject *pending = exception_take();
-    Py_INCREF(op);
-    PyObject *mine = attribute_of(op, true);
-    PyObject *present = PyObject_GetAttr(op->object, mine);
-    if (present != NULL && present == op->value
-        && PyObject_SetAttr(op->object, mine, Py_None) < 0)
-    {
-        PyErr_WriteUnraisable(op->object);
-    }
-    Py_XDECREF(present);
-    PyErr_Clear();
-    if (op->loop->tasks.plain_waiters != NULL
-        && PyDict_DelItem(op->loop->tasks.plain_waiters, op->value) < 0)
-    {
-        PyErr_Clear();
-    }
-    Py_DECREF(op);
-    if (pending != NULL) {
-        exception_put(pending);
-    }
+    PyObject *channel = Py_NewRef(op->object);
+    PyObject *coro = Py_XNewRef(op->value);
+    withdraw(op->loop, channel, op->phase, coro);
+    Py_DECREF(channel);
+    Py_XDECREF(coro);
 }
 
 static const struct op_kind op_kind_plainchannel = {

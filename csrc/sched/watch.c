@@ -37,6 +37,10 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
            PyObject *waiter, bool persistent, PyObject **taken)
 {
     struct reactor *reactor = loop->reactor;
+    if (PL_UNLIKELY(reactor == NULL)) {
+        /* Closed, by what the caller called since it asked. */
+        return loop_check_usable(loop);
+    }
     struct watch *watch = fdtable_get(&reactor->fds, fd);
     void *old_owner = NULL;
     void *stale[2] = {NULL, NULL};
@@ -83,8 +87,11 @@ loop_watch_show(LoopObject *loop)
         return; /* its poller, shared with the parent, would tell the kernel */
     }
     PyObject *pending = exception_take();
+    bool outer = loop->in_show;
+    loop->in_show = true;
     reactor_flush(loop->reactor, true, loop_watch_refused, loop_watch_released,
                   loop); /* call-out */
+    loop->in_show = outer;
     if (pending != NULL) {
         exception_put(pending);
     }
@@ -145,8 +152,18 @@ loop_forget_fd(LoopObject *loop, int fd, int error)
     if (watch == NULL) {
         return;
     }
-    drop_waiters(loop, watch, error);
+    uint8_t persistent = watch->persistent;
+    PyObject *waiters[2];
+    for (int side = 0; side < 2; side++) {
+        waiters[side] = reactor_watch_clear(loop->reactor, watch, side);
+    }
     PyObject *owner = reactor_forget(loop->reactor, watch);
+    /* Last, for these call out, and may close the loop. */
+    for (int side = 0; side < 2; side++) {
+        if (waiters[side] != NULL) {
+            hand_over(loop, waiters[side], persistent >> side & 1, error);
+        }
+    }
     Py_XDECREF(owner); /* call-out */
 }
 
