@@ -111,6 +111,9 @@ ask_poller(LoopObject *self, int fd, int side, HandleObject *handle)
     if (self->in_selector) {
         return 0;
     }
+    if (self->reactor == NULL) {
+        return loop_check_usable(self); /* what was dropped has closed it */
+    }
     struct watch *watch = fdtable_get(&self->reactor->fds, fd);
     int rc = reactor_try(self->reactor, watch); /* call-out */
     if (rc == 0) {
