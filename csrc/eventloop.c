@@ -513,6 +513,8 @@ static PyMethodDef Loop_methods[] = {
     LOOP_O(_remove_writer, Loop_remove_writer_doc),
     LOOP_O(_waiters, Loop_waiters_doc),
     LOOP_O(close_socket, Loop_close_socket_doc),
+    LOOP_FASTCALL(_listen, Loop_listen_doc),
+    LOOP_O(_transport_at, Loop_transport_at_doc),
     LOOP_FASTCALL(sock_recv, Loop_sock_recv_doc),
     LOOP_FASTCALL(sock_recv_into, Loop_sock_recv_into_doc),
     LOOP_FASTCALL(sock_recvfrom, Loop_sock_recvfrom_doc),

@@ -18,7 +18,7 @@ import sys
 import types
 import warnings
 import weakref
-from asyncio import base_events, sslproto
+from asyncio import base_events, constants, sslproto, trsock
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from selectors import BaseSelector
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
+
+# The families whose addresses the core knows.
+_SERVED_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 # For 3.11 asyncio's stubs say that create_task() makes an asyncio.Task of a generator, too.
@@ -76,6 +79,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         # First what close() looks at: __del__ calls it also where Ctrl-C broke in here.
         self._default_executor = None
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._listeners: dict[socket.socket, _core.Listener] = {}
         self._signal_handlers: dict[int, Any] = {}
         self._unix_server_sockets: dict[Any, Any] = {}
         try:
@@ -160,6 +164,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             self._drop_signal_handlers()
         for signum in list(self._signal_handlers):
             self.remove_signal_handler(signum)
+        for sock in list(self._listeners):
+            self._stop_listening(sock)
         own, self._own_selector = self._own_selector, None
         try:
             if own is not None:
@@ -193,7 +199,113 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 seconds,
             )
 
+    # --- listening ---
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> None:
+        if not _is_stream_socket(sock) or sock.family not in _SERVED_FAMILIES:
+            super()._start_serving(  # type: ignore[misc]
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                backlog,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+            )
+            return
+        self._stop_listening(sock)
+
+        async def accept(conn: socket.socket, address: Any) -> None:
+            try:
+                await self._accept_connection2(  # type: ignore[attr-defined]
+                    protocol_factory,
+                    conn,
+                    {"peername": address},
+                    sslcontext,
+                    server,
+                    ssl_handshake_timeout,
+                    ssl_shutdown_timeout,
+                )
+            finally:
+                # asyncio leaves to the garbage collector what got no transport.
+                transport = self._transport_at(conn.fileno())
+                if transport is None or transport._sock is not conn:
+                    conn.close()
+
+        def accept_by_task(conn: socket.socket, address: Any) -> None:
+            if self._debug:
+                base_events.logger.debug(  # type: ignore[attr-defined]
+                    "%r got a new connection from %r: %r", server, address, conn
+                )
+            self.create_task(accept(conn, address))
+
+        self._listeners[sock] = self._listen(
+            sock, protocol_factory, server, accept_by_task, bool(sslcontext)
+        )
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        self._stop_listening(sock)
+        if sock.fileno() >= 0:  # else a user has closed it
+            super()._stop_serving(sock)  # type: ignore[misc]
+
+    def _stop_listening(self, sock: socket.socket) -> None:
+        listener = self._listeners.pop(sock, None)
+        if listener is not None:
+            listener.stop()
+
+    def _pause_accepting(
+        self, listener: _core.Listener, sock: socket.socket, exc: OSError
+    ) -> asyncio.TimerHandle:
+        self.call_exception_handler(
+            {
+                "message": "socket.accept() out of system resource",
+                "exception": exc,
+                "socket": trsock.TransportSocket(sock),
+            }
+        )
+        return self.call_later(constants.ACCEPT_RETRY_DELAY, listener.resume)
+
     # --- transports ---
+
+    def _ensure_fd_no_transport(self, fd: FileDescriptorLike) -> None:
+        try:
+            number = fd if isinstance(fd, int) else int(fd.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fd!r}") from None
+        transport = self._transport_at(number)
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        if self._transports:  # those that asyncio has made
+            super()._ensure_fd_no_transport(fd)  # type: ignore[misc]
+
+    async def _sendfile_native(
+        self, transp: asyncio.Transport, file: Any, offset: int, count: int | None
+    ) -> int:
+        if not isinstance(transp, StreamTransport):
+            return await super()._sendfile_native(  # type: ignore[misc,no-any-return]
+                transp, file, offset, count
+            )
+        # While it lasts the descriptor may have a writer.  asyncio's method takes the transport
+        # out of its own dictionary for that, and puts it back.
+        fd = transp._sock_fd
+        self._transports[fd] = transp
+        transp._set_listed(False)
+        try:
+            return await super()._sendfile_native(  # type: ignore[misc,no-any-return]
+                transp, file, offset, count
+            )
+        finally:
+            self._transports.pop(fd, None)
+            transp._set_listed(True)
 
     def _make_socket_transport(
         self,
@@ -211,7 +323,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             return super()._make_socket_transport(  # type: ignore[misc,no-any-return]
                 sock, protocol, waiter, extra=extra, server=server
             )
-        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        self._ensure_fd_no_transport(sock)
         return StreamTransport(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
@@ -240,7 +352,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 server=server,
                 **timeouts,
             )
-        self._ensure_fd_no_transport(rawsock)  # type: ignore[attr-defined]
+        self._ensure_fd_no_transport(rawsock)
         tls = sslproto.SSLProtocol(
             self,
             protocol,

@@ -6,18 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import warnings
 from asyncio import constants, trsock
 from asyncio.log import logger
-from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyloop import _core
-
-if TYPE_CHECKING:
-    from pyloop._loop import EventLoop
 
 # 3.13's servers know their transports.
 _SERVER_KNOWS = sys.version_info >= (3, 13)
@@ -29,42 +24,6 @@ class StreamTransport(_core.StreamCore):
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        sock: socket.socket,
-        protocol: asyncio.BaseProtocol,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-        server: Any = None,
-        context: Context | None = None,
-    ) -> None:
-        # The peer is asked for at once, since a socket that was reset has none any more; for a
-        # server it came with accept(), and the dictionary that brought it need not stay.
-        if extra is not None and "peername" in extra:
-            peername = extra["peername"]
-            given = extra if len(extra) > 1 else None
-        else:
-            try:
-                peername = sock.getpeername()
-            except OSError:
-                peername = None
-            given = extra
-        try:
-            self._setup(loop, sock, protocol, server, given, peername, context)
-            if sock.proto == socket.IPPROTO_TCP:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            self._start(waiter)
-            if server is not None:
-                if _SERVER_KNOWS:
-                    server._attach(self)
-                else:
-                    server._attach()
-        except BaseException:
-            self._abandon()
-            raise
-        loop._transports[self._sock_fd] = self
-
     # --- extra info: looked up when somebody asks ---
 
     @property
@@ -73,15 +32,10 @@ class StreamTransport(_core.StreamCore):
         if extra is not None:
             return extra
         extra = self._given_extra if self._given_extra is not None else {}
-        if self._kept_sock is not None:
-            sockname = self._sockname
-            if sockname is None:
-                try:
-                    sockname = self._kept_sock.getsockname()
-                except OSError:
-                    pass
-            extra["socket"] = trsock.TransportSocket(self._kept_sock)
-            extra["sockname"] = sockname
+        sock = self._kept_sock
+        if sock is not None:
+            extra["socket"] = trsock.TransportSocket(sock)
+            extra["sockname"] = self._sockname
             extra["peername"] = self._peername
         self._all_extra = extra
         return extra
@@ -91,6 +45,12 @@ class StreamTransport(_core.StreamCore):
         if name == "socket":
             # Whoever gets at the socket expects to come after what was written.
             self.get_write_buffer_size()
+        elif self._all_extra is None and self._given_extra is None and self._sock_fd >= 0:
+            # Without the socket object that everything includes.
+            if name == "peername":
+                return self._peername
+            if name == "sockname":
+                return self._sockname
         return self._extra.get(name, default)
 
     # --- what the core calls ---
@@ -170,7 +130,7 @@ class StreamTransport(_core.StreamCore):
 
     def __repr__(self) -> str:
         info = [type(self).__name__]
-        if self._sock is None:
+        if not self._is_open:
             info.append("closed")
         elif self._closing:
             info.append("closing")
@@ -183,9 +143,11 @@ class StreamTransport(_core.StreamCore):
         return f"<{' '.join(info)}>"
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if self._sock is not None:
+        if self._is_open:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             server = self._server
-            self._sock.close()
+            sock = self._sock
+            assert sock is not None
+            sock.close()
             if server is not None:
                 self._detach_from(server)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
+import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
-from support import socketpair
+from support import listener, socketpair
 
 import pyloop
 from pyloop import _core
@@ -52,6 +53,7 @@ class World:
         self.loop.set_exception_handler(lambda loop, context: None)
         self.left, self.right = socketpair()
         self.loops: list[_core.LoopCore] = []
+        self.sockets: list[socket.socket] = []
 
     def close(self) -> None:
         for loop in (self.loop, *self.loops):
@@ -62,8 +64,8 @@ class World:
         self.loop.close()
         for core in self.loops:
             core._release_core()
-        self.left.close()
-        self.right.close()
+        for sock in (self.left, self.right, *self.sockets):
+            sock.close()
 
     def turn(self) -> None:
         """Run what is ready."""
@@ -292,10 +294,8 @@ def recv(world: World) -> Any:
 
 def connected(world: World) -> Any:
     """A transport, without its Python half, that reads and has something to send."""
-    transport = _core.StreamCore()
     protocol = asyncio.Protocol()
-    transport._setup(world.loop, world.left, protocol, None, {"some": "info"}, "", None)
-    transport._start(None)
+    transport = _core.StreamCore(world.loop, world.left, protocol, None, {"some": "info"})
     world.turn()
     transport.write(bytes(1_000_000))
     return transport
@@ -304,6 +304,18 @@ def connected(world: World) -> Any:
 def watched(world: World) -> Any:
     connected(world)
     return world.loop._waiters(world.left)[0]
+
+
+def listening(world: World) -> Any:
+    sock = listener()
+    world.sockets.append(sock)
+    return world.loop._listen(sock, asyncio.Protocol, None, nothing, False)
+
+
+def stopped_listener(world: World) -> Any:
+    subject = listening(world)
+    subject.stop()
+    return subject
 
 
 def send(world: World) -> Any:
@@ -403,10 +415,11 @@ SAMPLES: dict[str, dict[str, Callable[[World], Any]]] = {
         "registered": lambda world: registered(world).get_map(),
     },
     "StreamCore": {
-        "bare": lambda world: _core.StreamCore(),
+        "bare": lambda world: _core.StreamCore.__new__(_core.StreamCore),
         "connected": connected,
     },
     "StreamEnd": {"reader": watched},
+    "Listener": {"listening": listening, "stopped": stopped_listener},
     "LoopCore": {
         "bare": bare_loop,
         "initialised": lambda world: world.core(),

@@ -2,9 +2,11 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def socketpair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
@@ -90,3 +92,11 @@ def run_python(
         timeout=timeout,
         check=False,
     )
+
+
+def tls_contexts(certificate: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """For the server, with that certificate, and for a client that trusts it alone."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.create_default_context(cafile=str(certificate.with_suffix(".crt")))
+    return server, client

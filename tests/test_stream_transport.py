@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import fill_socket, listener, socketpair
+from support import fill_socket, listener, socketpair, tls_contexts
 
 import pyloop
 from pyloop._transport import StreamTransport
@@ -948,31 +947,6 @@ def test_twenty_megabytes_both_ways(run: Run) -> None:
 
 
 # --- TLS, sendfile ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-        + ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    with path.open("a") as both:
-        both.write(path.with_suffix(".crt").read_text())
-    return path
-
-
-def tls_contexts(certificate: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-    client = ssl.create_default_context(cafile=str(certificate.with_suffix(".crt")))
-    return server, client
 
 
 async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -53,6 +53,15 @@ extern const char Loop_remove_writer_doc[];
 extern const char Loop_waiters_doc[];
 extern const char Loop_close_socket_doc[];
 
+/* server.c */
+PyObject *Loop__listen(LoopObject *self, PyObject *const *args,
+                       Py_ssize_t nargs, PyObject *kwnames);
+extern const char Loop_listen_doc[];
+
+/* stream_make.c */
+PyObject *Loop__transport_at(LoopObject *self, PyObject *number);
+extern const char Loop_transport_at_doc[];
+
 /* tasks.c */
 PyObject *Loop__create_native_task(LoopObject *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);

@@ -132,6 +132,31 @@ end_run(struct runnable *runnable, LoopObject *loop)
     return rc;
 }
 
+StreamEndObject *
+stream_end(StreamObject *self, int side)
+{
+    StreamEndObject *end = self->ends[side];
+    if (end == NULL) {
+        end = PyObject_GC_New(StreamEndObject,
+                              self->loop->state->StreamEndType);
+        if (end == NULL) {
+            return NULL;
+        }
+        end->head.run = end_run;
+        end->stream = NULL;
+        PyObject_GC_Track(end);
+        self->ends[side] = end;
+    }
+    return end;
+}
+
+PyObject *
+stream_owner(const StreamObject *self)
+{
+    return self->sock != NULL ? self->sock
+                              : (PyObject *)self->ends[PL_SIDE_READ];
+}
+
 int
 stream_watch(StreamObject *self, int side)
 {
@@ -142,21 +167,14 @@ stream_watch(StreamObject *self, int side)
     if (loop_check_usable(loop) < 0) {
         return -1;
     }
-    StreamEndObject *end = self->ends[side];
-    if (end == NULL) {
-        end = PyObject_GC_New(StreamEndObject, loop->state->StreamEndType);
-        if (end == NULL) {
-            return -1;
-        }
-        end->head.run = end_run;
-        end->stream = NULL;
-        PyObject_GC_Track(end);
-        self->ends[side] = end;
+    StreamEndObject *end = stream_end(self, side);
+    if (end == NULL || stream_end(self, PL_SIDE_READ) == NULL) {
+        return -1;
     }
     end->stream = (StreamObject *)Py_NewRef(self);
     PyObject *taken;
-    int rc = loop_watch(loop, self->fd, self->sock, side, (PyObject *)end,
-                        true, &taken);
+    int rc = loop_watch(loop, self->fd, stream_owner(self), side,
+                        (PyObject *)end, true, &taken);
     if (rc == 0) {
         return 0;
     }

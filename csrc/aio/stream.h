@@ -2,12 +2,19 @@
  *
  * StreamCore is the C half of StreamTransport (_transport.py): what runs per
  * packet is here, what runs per connection or less is mostly there.  stream.c
- * has reading, stream_write.c the write queue, stream_life.c what lies between
- * connection_made and connection_lost, stream_type.c the Python type. */
+ * has reading, stream_write.c the write queue, stream_make.c how one comes to
+ * be, stream_life.c what lies between connection_made and connection_lost,
+ * stream_type.c the Python type.
+ *
+ * A connection that was accepted (server.c) has no socket object until
+ * somebody asks for it: most never do, and it would cost a fifth of what the
+ * connection costs, and its addresses as much. */
 #ifndef PL_AIO_STREAM_H
 #define PL_AIO_STREAM_H
 
 #include <Python.h>
+
+#include <netinet/in.h>
 
 #include "core/fdtable.h"
 #include "sched/loop.h"
@@ -22,6 +29,12 @@ typedef struct {
     struct runnable head;
     struct StreamObject *stream; /* owned while it is watched, else NULL */
 } StreamEndObject;
+
+/* An AF_INET or AF_INET6 address as the kernel gave it. */
+struct stream_address {
+    uint8_t length; /* 0: none */
+    char bytes[sizeof(struct sockaddr_in6)];
+};
 
 /* Pieces that have room in the transport itself. */
 #define PL_STREAM_FEW_PIECES 2
@@ -48,13 +61,14 @@ typedef struct StreamObject {
     PyObject *dict; /* owned, or NULL */
     PyObject *weakrefs;
     LoopObject *loop;   /* owned; NULL before _setup and once lost */
-    PyObject *sock;     /* owned; kept once closed, for get_extra_info */
+    PyObject *sock;     /* owned; kept once closed, for get_extra_info.  NULL:
+                           not asked for, `fd` is ours */
     PyObject *protocol; /* owned; NULL like loop */
     PyObject *context;  /* owned: what the protocol is called in */
     PyObject *server;   /* owned, or NULL */
     PyObject *given;    /* owned: the extra info we were made with, or NULL */
-    PyObject *peername; /* owned, or NULL */
-    PyObject *sockname; /* owned, or NULL: not asked for yet */
+    PyObject *peername; /* owned, or NULL: see `peer` */
+    PyObject *sockname; /* owned, or NULL: see `own`, or not asked for yet */
     PyObject *extra;    /* owned: all of it, or NULL: nobody has asked */
     PyObject *empty_waiter;   /* owned: a future (sendfile), None or NULL */
     StreamEndObject *ends[2]; /* owned, by PL_SIDE_*; NULL: never used */
@@ -63,6 +77,10 @@ typedef struct StreamObject {
     struct stream_queue queue;
     Py_ssize_t high_water;
     Py_ssize_t low_water;
+    struct stream_address peer;
+    struct stream_address own; /* filled when the socket is closed */
+    uint16_t family;           /* of the socket */
+    uint16_t proto;
     int fd;
     int conn_lost; /* > 0: connection_lost is due; counts writes after that */
     bool closing;
@@ -81,6 +99,10 @@ stream_is_watched(const StreamObject *self, int side)
     return self->ends[side] != NULL && self->ends[side]->stream != NULL;
 }
 
+/* The end of that side, made on first use: borrowed, or NULL. */
+StreamEndObject *stream_end(StreamObject *self, int side);
+/* What tells our open file from others in a watch: borrowed, or NULL. */
+PyObject *stream_owner(const StreamObject *self);
 /* Has the poller watch that side; nothing happens if it does.  -1 with an
  * exception. */
 int stream_watch(StreamObject *self, int side);
@@ -101,16 +123,45 @@ int stream_settle_waiter(StreamObject *self, PyObject *exc);
 /* Receives once and calls the protocol.  -1 with an exception. */
 int stream_read_ready(StreamObject *self);
 
+/* --- stream_make.c --- */
+
+/* A transport for a connection that was just accepted; it owns `fd` if this
+ * succeeds.  `server` may be NULL.  New reference, or NULL with an exception.
+ */
+PyObject *stream_accept(LoopObject *loop, int fd, int family, int proto,
+                        const struct sockaddr *from, socklen_t from_length,
+                        PyObject *protocol, PyObject *server,
+                        PyObject *context);
+/* The socket object, made on first use: borrowed.  NULL with an exception, or
+ * without one if there never was a socket. */
+PyObject *stream_socket(StreamObject *self);
+/* Its own address, in `sockname` or `own`, while it has one. */
+void stream_keep_sockname(StreamObject *self);
+/* Takes it out of the loop's table. */
+void stream_unlist(StreamObject *self);
+/* Calls another protocol from now on. */
+int stream_set_protocol(StreamObject *self, PyObject *protocol);
+
+PyObject *Stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+int Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs);
+PyObject *Stream__begin(StreamObject *self, PyObject *arg);
+PyObject *Stream__set_listed(StreamObject *self, PyObject *is_listed);
+PyObject *Stream_get_peername(StreamObject *self, void *closure);
+PyObject *Stream_get_sockname(StreamObject *self, void *closure);
+extern const char Stream_begin_doc[];
+extern const char Stream_set_listed_doc[];
+
 /* --- stream_life.c --- */
+
+/* call_soon(callback, arg).  -1 with an exception. */
+int stream_call_soon(StreamObject *self, PyObject *callback, PyObject *arg);
+/* The same with a method of its own. */
+int stream_call_own_soon(StreamObject *self, const char *method,
+                         PyObject *arg);
 
 /* Schedules connection_lost(exc).  -1 with an exception. */
 int stream_schedule_lost(StreamObject *self, PyObject *exc);
 
-PyObject *Stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
-PyObject *Stream__setup(StreamObject *self, PyObject *arg);
-PyObject *Stream__abandon(StreamObject *self, PyObject *arg);
-PyObject *Stream__start(StreamObject *self, PyObject *arg);
-PyObject *Stream__begin(StreamObject *self, PyObject *arg);
 PyObject *Stream_close(StreamObject *self, PyObject *arg);
 PyObject *Stream__force_close(StreamObject *self, PyObject *arg);
 PyObject *Stream_abort(StreamObject *self, PyObject *arg);
@@ -125,10 +176,6 @@ PyObject *Stream_can_write_eof(StreamObject *self, PyObject *arg);
 PyObject *Stream__stop_reading(StreamObject *self, PyObject *arg);
 PyObject *Stream__read_ready(StreamObject *self, PyObject *arg);
 PyObject *Stream__write_ready(StreamObject *self, PyObject *arg);
-extern const char Stream_setup_doc[];
-extern const char Stream_abandon_doc[];
-extern const char Stream_start_doc[];
-extern const char Stream_begin_doc[];
 extern const char Stream_close_doc[];
 extern const char Stream_force_close_doc[];
 extern const char Stream_abort_doc[];

@@ -5,19 +5,17 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/handle.h"
 #include "sched/sockfd.h"
 
-/* asyncio's default; the low one is a quarter of it. */
-#define PL_STREAM_HIGH_WATER (64 * 1024)
+/* --- later --- */
 
-/* --- making --- */
-
-static int
-call_soon(StreamObject *self, PyObject *callback, PyObject *arg)
+int
+stream_call_soon(StreamObject *self, PyObject *callback, PyObject *arg)
 {
     PyObject *handle;
     if (PL_UNLIKELY(self->loop->debug)) {
@@ -33,14 +31,14 @@ call_soon(StreamObject *self, PyObject *callback, PyObject *arg)
     return handle == NULL ? -1 : 0;
 }
 
-static int
-call_own_soon(StreamObject *self, const char *method, PyObject *arg)
+int
+stream_call_own_soon(StreamObject *self, const char *method, PyObject *arg)
 {
     PyObject *callback = PyObject_GetAttrString((PyObject *)self, method);
     if (callback == NULL) {
         return -1;
     }
-    int rc = call_soon(self, callback, arg);
+    int rc = stream_call_soon(self, callback, arg);
     Py_DECREF(callback);
     return rc;
 }
@@ -48,170 +46,7 @@ call_own_soon(StreamObject *self, const char *method, PyObject *arg)
 int
 stream_schedule_lost(StreamObject *self, PyObject *exc)
 {
-    return call_own_soon(self, "_call_connection_lost", exc);
-}
-
-PyObject *
-Stream_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
-              PyObject *Py_UNUSED(kwargs))
-{
-    StreamObject *self = (StreamObject *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        return NULL;
-    }
-    list_init(&self->flush.link);
-    self->flush.run = stream_flush_run;
-    stream_queue_init(&self->queue);
-    self->high_water = PL_STREAM_HIGH_WATER;
-    self->low_water = PL_STREAM_HIGH_WATER / 4;
-    self->fd = -1;
-    return (PyObject *)self;
-}
-
-static int
-set_protocol(StreamObject *self, struct module_state *state,
-             PyObject *protocol)
-{
-    int is_buffered
-        = PyObject_IsInstance(protocol, state->AsyncioBufferedProtocol);
-    if (is_buffered < 0) {
-        return -1;
-    }
-    self->is_buffered = is_buffered;
-    self->protocol_connected = true;
-    PyObject *old = self->protocol;
-    self->protocol = Py_NewRef(protocol);
-    Py_XDECREF(old); /* call-out */
-    return 0;
-}
-
-const char Stream_setup_doc[]
-    = PyDoc_STR("_setup($self, loop, sock, protocol, server, extra, peername, "
-              "context, /)\n--\n\n"
-              "Fill a new transport.");
-
-PyObject *
-Stream__setup(StreamObject *self, PyObject *args)
-{
-    struct module_state *state = state_of((PyObject *)self);
-    PyObject *loop, *sock, *protocol, *server, *extra, *peername, *context;
-    if (state == NULL
-        || !PyArg_ParseTuple(args, "O!OOOOOO:_setup", state->LoopType, &loop,
-                             &sock, &protocol, &server, &extra, &peername,
-                             &context))
-    {
-        return NULL;
-    }
-    if (self->loop != NULL || self->released) {
-        PyErr_SetString(PyExc_RuntimeError, "the transport is set up already");
-        return NULL;
-    }
-    if (context != Py_None && !PyContext_CheckExact(context)) {
-        PyErr_Format(PyExc_TypeError,
-                     "context must be a contextvars.Context or None, not %R",
-                     context);
-        return NULL;
-    }
-    int fd = sockfd_get(state, sock, "StreamTransport");
-    if (fd < 0 || loop_check_usable((LoopObject *)loop) < 0) {
-        return NULL;
-    }
-    Py_XSETREF(self->context, context == Py_None ? PyContext_CopyCurrent()
-                                                 : Py_NewRef(context));
-    if (self->context == NULL || set_protocol(self, state, protocol) < 0) {
-        return NULL;
-    }
-    self->fd = fd;
-    self->loop = (LoopObject *)Py_NewRef(loop);
-    Py_XSETREF(self->sock, Py_NewRef(sock));
-    Py_XSETREF(self->server, server == Py_None ? NULL : Py_NewRef(server));
-    Py_XSETREF(self->given, extra == Py_None ? NULL : Py_NewRef(extra));
-    Py_XSETREF(self->peername, Py_NewRef(peername));
-    Py_RETURN_NONE;
-}
-
-const char Stream_abandon_doc[] = PyDoc_STR(
-    "_abandon($self, /)\n--\n\n"
-    "Let go of the socket, unclosed: the transport could not be made.");
-
-PyObject *
-Stream__abandon(StreamObject *self, PyObject *Py_UNUSED(ignored))
-{
-    self->released = true;
-    self->closing = true;
-    self->conn_lost = 1;
-    if (self->loop != NULL) {
-        stream_unlink_flush(self);
-        stream_unwatch(self, PL_SIDE_WRITE);
-        stream_unwatch(self, PL_SIDE_READ);
-    }
-    stream_queue_clear(&self->queue);
-    Py_CLEAR(self->loop);
-    Py_CLEAR(self->protocol);
-    Py_CLEAR(self->server);
-    Py_CLEAR(self->sock);
-    Py_RETURN_NONE;
-}
-
-const char Stream_start_doc[]
-    = PyDoc_STR("_start($self, waiter, /)\n--\n\n"
-              "Schedule connection_made(), then reading and the waiter.");
-
-PyObject *
-Stream__start(StreamObject *self, PyObject *waiter)
-{
-    if (self->loop == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the transport is not set up");
-        return NULL;
-    }
-    PyObject *made = PyObject_GetAttrString(self->protocol, "connection_made");
-    if (made == NULL) {
-        return NULL;
-    }
-    int rc = call_soon(self, made, (PyObject *)self);
-    Py_DECREF(made);
-    if (rc < 0 || call_own_soon(self, "_begin", waiter) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static int
-set_result_unless_cancelled(PyObject *waiter)
-{
-    PyObject *is_cancelled = PyObject_CallMethod(waiter, "cancelled", NULL);
-    int truth = is_cancelled != NULL ? PyObject_IsTrue(is_cancelled) : -1;
-    Py_XDECREF(is_cancelled);
-    if (truth != 0) {
-        return truth < 0 ? -1 : 0;
-    }
-    PyObject *res = PyObject_CallMethod(waiter, "set_result", "O", Py_None);
-    Py_XDECREF(res);
-    return res == NULL ? -1 : 0;
-}
-
-const char Stream_begin_doc[] = PyDoc_STR("_begin($self, waiter, /)\n--\n\n"
-              "Begin to read, connection_made() having been called, and wake "
-              "the waiter.");
-
-PyObject *
-Stream__begin(StreamObject *self, PyObject *waiter)
-{
-    PyObject *pending = NULL;
-    if (self->loop != NULL && !self->closing && !self->paused
-        && stream_watch(self, PL_SIDE_READ) < 0)
-    {
-        pending = exception_take();
-    }
-    if (waiter != Py_None && set_result_unless_cancelled(waiter) < 0) {
-        Py_XDECREF(pending);
-        return NULL;
-    }
-    if (pending != NULL) {
-        exception_put(pending);
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return stream_call_own_soon(self, "_call_connection_lost", exc);
 }
 
 /* --- closing --- */
@@ -283,17 +118,33 @@ Stream_abort(StreamObject *self, PyObject *Py_UNUSED(ignored))
     return Stream__force_close(self, Py_None);
 }
 
-/* Its last address, for those who ask later: the socket is about to go. */
-static void
-keep_sockname(StreamObject *self)
+static PyObject *
+close_socket(StreamObject *self)
 {
-    if (self->sockname == NULL && self->extra == NULL) {
-        self->sockname = PyObject_CallMethod(self->sock, "getsockname", NULL);
-        if (self->sockname == NULL) {
-            PyErr_Clear();
-            self->sockname = Py_NewRef(Py_None);
-        }
+    if (self->sock != NULL) {
+        return PyObject_CallMethodNoArgs(self->sock,
+                                         self->loop->state->str_close);
     }
+    if (close(self->fd) < 0 && errno != EINTR && errno != ECONNRESET) {
+        stream_set_oserror(errno);
+        return NULL;
+    }
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+detach_from(StreamObject *self, PyObject *server)
+{
+    struct module_state *state = state_of((PyObject *)self);
+    if (state == NULL) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyObject_CallMethodOneArg(server, state->str__detach,
+                                     (PyObject *)self);
+#else
+    return PyObject_CallMethodNoArgs(server, state->str__detach);
+#endif
 }
 
 /* Closes the socket and lets go of protocol, loop and server.  -1 with an
@@ -311,15 +162,17 @@ release(StreamObject *self)
     stream_unwatch(self, PL_SIDE_WRITE);
     stream_unwatch(self, PL_SIDE_READ);
     stream_queue_clear(&self->queue);
-    keep_sockname(self);
+    /* Its last address, for those who ask later. */
+    stream_keep_sockname(self);
+    stream_unlist(self);
     struct watch *watch = loop->reactor != NULL
                               ? fdtable_get(&loop->reactor->fds, self->fd)
                               : NULL;
-    if (watch != NULL && watch->owner == self->sock) {
+    PyObject *owner = stream_owner(self);
+    if (watch != NULL && owner != NULL && watch->owner == owner) {
         loop_forget_fd(loop, self->fd, -EBADF);
     }
-    PyObject *closed
-        = PyObject_CallMethodNoArgs(self->sock, loop->state->str_close);
+    PyObject *closed = close_socket(self);
     PyObject *server = self->server;
     self->server = NULL;
     self->loop = NULL;
@@ -331,8 +184,7 @@ release(StreamObject *self)
     }
     Py_DECREF(closed);
     if (server != NULL) {
-        closed = PyObject_CallMethod((PyObject *)self, "_detach_from", "O",
-                                     server);
+        closed = detach_from(self, server);
         Py_DECREF(server);
         Py_XDECREF(closed);
     }
@@ -466,8 +318,7 @@ const char Stream_set_protocol_doc[]
 PyObject *
 Stream_set_protocol(StreamObject *self, PyObject *protocol)
 {
-    struct module_state *state = state_of((PyObject *)self);
-    if (state == NULL || set_protocol(self, state, protocol) < 0) {
+    if (stream_set_protocol(self, protocol) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -3,15 +3,9 @@
 
 #include "stream.h"
 
-#include "sched/compat.h"
+#include <unistd.h>
 
-/* Covers that of asyncio's class, which would assign what _setup fills. */
-static int
-Stream_tp_init(StreamObject *Py_UNUSED(self), PyObject *Py_UNUSED(args),
-               PyObject *Py_UNUSED(kwargs))
-{
-    return 0;
-}
+#include "sched/compat.h"
 
 /* --- attributes: the private names that libraries read --- */
 
@@ -30,13 +24,24 @@ Stream_get_loop(StreamObject *self, void *Py_UNUSED(closure))
 static PyObject *
 Stream_get_sock(StreamObject *self, void *Py_UNUSED(closure))
 {
-    return or_none(self->released ? NULL : self->sock);
+    if (self->released) {
+        Py_RETURN_NONE;
+    }
+    PyObject *sock = stream_socket(self);
+    return sock == NULL && PyErr_Occurred() ? NULL : or_none(sock);
 }
 
 static PyObject *
 Stream_get_kept_sock(StreamObject *self, void *Py_UNUSED(closure))
 {
-    return or_none(self->sock);
+    PyObject *sock = stream_socket(self);
+    return sock == NULL && PyErr_Occurred() ? NULL : or_none(sock);
+}
+
+static PyObject *
+Stream_get_is_open(StreamObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->fd >= 0 && !self->released);
 }
 
 static PyObject *
@@ -58,10 +63,8 @@ Stream_get_polling(StreamObject *self, void *Py_UNUSED(closure))
 #define STREAM_O(name, doc) {#name, (PyCFunction)Stream_##name, METH_O, doc}
 
 static PyMethodDef Stream_methods[] = {
-    {"_setup", (PyCFunction)Stream__setup, METH_VARARGS, Stream_setup_doc},
-    STREAM_NOARGS(_abandon, Stream_abandon_doc),
-    STREAM_O(_start, Stream_start_doc),
     STREAM_O(_begin, Stream_begin_doc),
+    STREAM_O(_set_listed, Stream_set_listed_doc),
     STREAM_O(write, Stream_write_doc),
     STREAM_O(writelines, Stream_writelines_doc),
     STREAM_NOARGS(write_eof, Stream_write_eof_doc),
@@ -88,6 +91,9 @@ static PyGetSetDef Stream_getset[] = {
     {"_sock", (getter)Stream_get_sock, NULL, NULL, NULL},
     {"_kept_sock", (getter)Stream_get_kept_sock, NULL, NULL, NULL},
     {"_buffer", (getter)Stream_get_buffer, NULL, NULL, NULL},
+    {"_is_open", (getter)Stream_get_is_open, NULL, NULL, NULL},
+    {"_peername", (getter)Stream_get_peername, NULL, NULL, NULL},
+    {"_sockname", (getter)Stream_get_sockname, NULL, NULL, NULL},
     {"_queued_size", (getter)Stream_get_queued_size, NULL, NULL, NULL},
     {"_polling", (getter)Stream_get_polling, NULL, NULL, NULL},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
@@ -103,8 +109,6 @@ static PyMemberDef Stream_members[] = {
     STREAM_MEMBER("_protocol", T_OBJECT, protocol, READONLY),
     STREAM_MEMBER("_server", T_OBJECT, server, READONLY),
     STREAM_MEMBER("_given_extra", T_OBJECT, given, READONLY),
-    STREAM_MEMBER("_peername", T_OBJECT, peername, READONLY),
-    STREAM_MEMBER("_sockname", T_OBJECT, sockname, 0),
     STREAM_MEMBER("_all_extra", T_OBJECT, extra, 0),
     STREAM_MEMBER("_empty_waiter", T_OBJECT, empty_waiter, 0),
     STREAM_MEMBER("_sock_fd", T_INT, fd, READONLY),
@@ -173,8 +177,12 @@ Stream_tp_dealloc(StreamObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    stream_unlist(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    if (self->sock == NULL && self->fd >= 0 && !self->released) {
+        close(self->fd);
     }
     (void)Stream_tp_clear(self);
     stream_queue_clear(&self->queue);
@@ -186,7 +194,8 @@ Stream_tp_dealloc(StreamObject *self)
 }
 
 PyDoc_STRVAR(Stream_doc,
-             "StreamCore(*args, **kwargs)\n--\n\n"
+             "StreamCore(loop, sock, protocol, waiter=None, extra=None, "
+             "server=None, context=None)\n--\n\n"
              "The C half of pyloop's stream transport.");
 
 static PyType_Slot Stream_slots[] = {

@@ -9,6 +9,7 @@
 #include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/handle.h"
+#include "server.h"
 
 /* The descriptor of what add_reader() and its like were given, judged as
  * asyncio's selectors do: -1 with ValueError for what is none. */
@@ -43,13 +44,29 @@ watched_fd(LoopObject *self, PyObject *fileobj)
     return (int)fd;
 }
 
-/* Whether a callback of add_reader() or add_writer() stands there.  What a
- * transport of ours puts there is no Handle, and a task that waits neither. */
+/* Takes off a callback of add_reader() or add_writer(), or a Listener, which
+ * is one in asyncio.  What a transport of ours puts there is neither, nor is a
+ * task that waits.  Returns whether there was one. */
 static bool
-is_callback_watched(LoopObject *self, int fd, int side)
+take_callback_off(LoopObject *self, int fd, int side)
 {
     PyObject *waiter = loop_watcher(self, fd, side, NULL);
-    return waiter != NULL && Py_IS_TYPE(waiter, self->state->HandleType);
+    if (waiter == NULL) {
+        return false;
+    }
+    if (Py_IS_TYPE(waiter, self->state->ListenerType)) {
+        Py_INCREF(waiter);
+        listener_stop(waiter); /* call-out */
+        Py_DECREF(waiter);
+        return true;
+    }
+    if (!Py_IS_TYPE(waiter, self->state->HandleType)) {
+        return false;
+    }
+    HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);
+    handle_cancel(old);
+    Py_DECREF(old); /* call-out */
+    return true;
 }
 
 struct find_owner {
@@ -160,11 +177,7 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    if (is_callback_watched(self, fd, side)) {
-        HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);
-        handle_cancel(old);
-        Py_DECREF(old);
-    }
+    (void)take_callback_off(self, fd, side);
     PyObject *owner = PyLong_Check(args[0]) ? NULL : args[0];
     PyObject *taken;
     int rc
@@ -194,13 +207,7 @@ remove_watcher(LoopObject *self, PyObject *fileobj, int side)
     if (fd < 0) {
         return NULL;
     }
-    if (!is_callback_watched(self, fd, side)) {
-        Py_RETURN_FALSE;
-    }
-    HandleObject *old = (HandleObject *)loop_unwatch(self, fd, side);
-    handle_cancel(old);
-    Py_DECREF(old);
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(take_callback_off(self, fd, side));
 }
 
 const char Loop_add_reader_doc[] = PyDoc_STR(

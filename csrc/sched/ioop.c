@@ -70,26 +70,6 @@ ioop_release_view(OpObject *op)
 }
 
 /* An int member of _socket.socket, past the properties of its subclass. */
-int
-ioop_socket_member(struct module_state *state, PyObject *sock,
-                   const char *name, int *out)
-{
-    PyObject *descr = PyObject_GetAttrString(state->RawSocketType, name);
-    if (descr == NULL) {
-        return -1;
-    }
-    PyObject *value
-        = Py_TYPE(descr)->tp_descr_get(descr, sock, (PyObject *)Py_TYPE(sock));
-    Py_DECREF(descr);
-    if (value == NULL) {
-        return -1;
-    }
-    long number = PyLong_AsLong(value);
-    Py_DECREF(value);
-    *out = (int)number;
-    return number == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
 /* --- making ops --- */
 
 OpObject *
@@ -169,7 +149,7 @@ ioop_pack_address(struct module_state *state, PyObject *sock,
                   PyObject *address, const char *who)
 {
     int family;
-    if (ioop_socket_member(state, sock, "family", &family) < 0) {
+    if (sockfd_member(state, sock, "family", &family) < 0) {
         return NULL;
     }
     struct sockaddr_storage to;

@@ -49,10 +49,6 @@ PyObject *ioop_discard(OpObject *op);
 int ioop_take_buffer(OpObject *op, PyObject *data, int flags);
 void ioop_release_view(OpObject *op);
 
-/* An int member (family, type, proto) of the C socket, past the slow
- * properties of its subclass.  -1 with an exception. */
-int ioop_socket_member(struct module_state *state, PyObject *sock,
-                       const char *name, int *out);
 /* The sockaddr of `address` for `sock`, as bytes; Py_None when a name must be
  * looked up first; NULL with an exception. */
 PyObject *ioop_pack_address(struct module_state *state, PyObject *sock,

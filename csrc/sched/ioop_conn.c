@@ -14,20 +14,18 @@
 
 /* --- accept --- */
 
-/* A socket.socket around fd (taken over), in non-blocking mode without another
- * system call: SOCK_NONBLOCK in the type says that it is so already. */
+/* A socket.socket around fd, taken over. */
 static PyObject *
 wrap_connection(OpObject *op, int fd)
 {
     struct module_state *state = op->loop->state;
     int family, type, proto;
     PyObject *conn = NULL;
-    if (ioop_socket_member(state, op->object, "family", &family) == 0
-        && ioop_socket_member(state, op->object, "type", &type) == 0
-        && ioop_socket_member(state, op->object, "proto", &proto) == 0)
+    if (sockfd_member(state, op->object, "family", &family) == 0
+        && sockfd_member(state, op->object, "type", &type) == 0
+        && sockfd_member(state, op->object, "proto", &proto) == 0)
     {
-        conn = PyObject_CallFunction(state->SocketType, "iiii", family,
-                                     type | SOCK_NONBLOCK, proto, fd);
+        conn = sockfd_wrap(state, family, type, proto, fd);
     }
     if (conn == NULL) {
         close(fd);

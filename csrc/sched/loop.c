@@ -561,6 +561,9 @@ loop_release(LoopObject *loop)
     loop->scratch = NULL;
     PyMem_Free(loop->stream_buffer);
     loop->stream_buffer = NULL;
+    PyMem_Free(loop->transports.by_fd);
+    loop->transports.by_fd = NULL;
+    loop->transports.length = 0;
     Py_CLEAR(loop->selector);       /* call-out */
     Py_CLEAR(loop->selector_error); /* call-out */
     if (loop->ready.ring.slots != NULL) {

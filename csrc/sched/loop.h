@@ -100,6 +100,11 @@ typedef struct LoopObject {
     char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
     PyObject *task_factory; /* owned: asyncio's, or NULL */
     char *stream_buffer;    /* the same of the stream transports (stream.c) */
+    /* Transports by descriptor, borrowed: they take themselves out. */
+    struct {
+        PyObject **by_fd; /* PyMem */
+        uint32_t length;
+    } transports;
     PyObject *selector; /* owned: the BaseSelector that is driven instead of a
                            poller of our own, or NULL */
     PyObject *selector_error; /* owned: what it raised where nobody could be

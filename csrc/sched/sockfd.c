@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "compat.h"
 #include "errors.h"
@@ -153,6 +154,35 @@ sockfd_of_fileobj(struct module_state *state, PyObject *obj, const char *who)
         errors_from_errno(EBADF, "%s(): %R is closed", who, obj);
     }
     return fd < 0 ? -1 : fd;
+}
+
+int
+sockfd_member(struct module_state *state, PyObject *sock, const char *name,
+              int *out)
+{
+    PyObject *descr = PyObject_GetAttrString(state->RawSocketType, name);
+    if (descr == NULL) {
+        return -1;
+    }
+    PyObject *value
+        = Py_TYPE(descr)->tp_descr_get(descr, sock, (PyObject *)Py_TYPE(sock));
+    Py_DECREF(descr);
+    if (value == NULL) {
+        return -1;
+    }
+    long number = PyLong_AsLong(value);
+    Py_DECREF(value);
+    *out = (int)number;
+    return number == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+PyObject *
+sockfd_wrap(struct module_state *state, int family, int type, int proto,
+            int fd)
+{
+    /* SOCK_NONBLOCK in the type says that it is so already: no system call. */
+    return PyObject_CallFunction(state->SocketType, "iiii", family,
+                                 type | SOCK_NONBLOCK, proto, fd);
 }
 
 int

@@ -17,6 +17,16 @@ int sockfd_get(struct module_state *state, PyObject *sock, const char *who);
 int sockfd_of_fileobj(struct module_state *state, PyObject *obj,
                       const char *who);
 
+/* An int member (family, type, proto) of the C socket, past the slow
+ * properties of its subclass.  -1 with an exception. */
+int sockfd_member(struct module_state *state, PyObject *sock, const char *name,
+                  int *out);
+
+/* A socket.socket for a descriptor that is in non-blocking mode, which it
+ * takes over if this succeeds.  New reference, or NULL with an exception. */
+PyObject *sockfd_wrap(struct module_state *state, int family, int type,
+                      int proto, int fd);
+
 /* 0, or -1 with ValueError if the descriptor is in blocking mode: for calls
  * that have no MSG_DONTWAIT. */
 int sockfd_require_nonblocking(int fd, PyObject *sock, const char *who);

@@ -26,6 +26,7 @@ struct TaskObject;
     X(LinesType) \
     X(StreamType) \
     X(StreamEndType) \
+    X(ListenerType) \
     X(SelectorType) \
     X(SelectorMapType)
 
@@ -62,12 +63,15 @@ struct TaskObject;
     X(RawSocketType)   /* _socket.socket */ \
     X(SelectorKey)     /* selectors.SelectorKey */ \
     X(Mapping)         /* collections.abc.Mapping */ \
+    X(StreamTransport) /* pyloop._transport.StreamTransport */ \
     X(connect_by_name) /* pyloop._resolve.connect_by_name */ \
     X(sendto_by_name)  /* pyloop._resolve.sendto_by_name */ \
     X(stop_iteration)  /* raised again and again, see errors.h */
 
 /* Interned strings: field name str_X, text X. */
 #define PL_STATE_STRINGS(X) \
+    X(_attach) \
+    X(_detach) \
     X(_asyncgen_finalizer_hook) \
     X(_asyncgen_firstiter_hook) \
     X(_asyncio_future_blocking) \
@@ -82,6 +86,7 @@ struct TaskObject;
     X(cancel) \
     X(close) \
     X(connection_lost) \
+    X(connection_made) \
     X(context) \
     X(cr_running) \
     X(cr_suspended) \
@@ -98,7 +103,9 @@ struct TaskObject;
     X(handle) \
     X(message) \
     X(msg) \
+    X(protocol) \
     X(result) \
+    X(socket) \
     X(source_traceback) \
     X(loop) \
     X(task) \
@@ -179,6 +186,7 @@ int selectormap_init(PyObject *module, struct module_state *state);
 int selector_init(PyObject *module, struct module_state *state);
 int spawn_init(PyObject *module, struct module_state *state);
 int stream_init(PyObject *module, struct module_state *state);
+int server_init(PyObject *module, struct module_state *state);
 int eventloop_init(PyObject *module, struct module_state *state);
 
 #endif
