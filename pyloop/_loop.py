@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyloop import _core
 from pyloop._run import run_tasks
+from pyloop._tls import SharingProtocol, share_buffer
 from pyloop._transport import StreamTransport
 
 if TYPE_CHECKING:
+    import ssl
     from contextvars import Context
 
     from _typeshed import FileDescriptorLike
@@ -65,6 +67,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
     # Attributes of asyncio's base class that its stubs leave out.
     _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
     _default_executor: Executor | None
+
+    # What TLS connections read into: see _tls.py.
+    _tls_buffer: bytearray | None = None
 
     # The one that the user gave; None also after close().
     _own_selector: BaseSelector | None = None
@@ -353,11 +358,11 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 **timeouts,
             )
         self._ensure_fd_no_transport(rawsock)
-        tls = sslproto.SSLProtocol(
+        tls = SharingProtocol(
             self,
             protocol,
             sslcontext,
-            waiter,  # type: ignore[arg-type]  # it may be None
+            waiter,
             server_side,
             server_hostname,
             **timeouts,
@@ -365,6 +370,32 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         StreamTransport(self, rawsock, tls, None, extra, server, context)
         transport: asyncio.Transport = tls._app_transport
         return transport
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None:
+        """Speak TLS on an open connection from now on; return its new transport."""
+        secured = await super().start_tls(
+            transport,
+            protocol,
+            sslcontext,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        tls = getattr(secured, "_ssl_protocol", None)
+        if isinstance(tls, sslproto.SSLProtocol):
+            share_buffer(self, tls)
+        return secured
 
     # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
 

@@ -721,6 +721,55 @@ def test_tls(run: Run, certificate: Path) -> None:
     run(main())
 
 
+def test_tls_connections_share_one_buffer(run_ours: Run, certificate: Path) -> None:
+    """Twenty at once, each with data of its own, and one of start_tls() among them."""
+    for_server, for_client = tls_contexts(certificate)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        buffers: list[Any] = []
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if await reader.readexactly(1) == b"S":
+                writer.write(b"S")
+                await writer.start_tls(for_server)
+            await echo_all(reader, writer)
+
+        async def echo_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            buffers.append(writer.transport._ssl_protocol._ssl_buffer)  # type: ignore[attr-defined]
+            while data := await reader.read(100_000):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+        async def check(number: int) -> None:
+            data = os.urandom(300_000)
+            if number == 0:
+                reader, writer = await asyncio.open_connection(*plain.sockets[0].getsockname())
+                writer.write(b"S")
+                assert await reader.readexactly(1) == b"S"
+                await writer.start_tls(for_client, server_hostname="localhost")
+            else:
+                reader, writer = await asyncio.open_connection(
+                    *secure.sockets[0].getsockname(), ssl=for_client, server_hostname="localhost"
+                )
+            writer.write(data)
+            assert await reader.readexactly(len(data)) == data
+            writer.close()
+            await writer.wait_closed()
+
+        plain = await asyncio.start_server(echo, "127.0.0.1", 0)
+        secure = await asyncio.start_server(echo_all, "127.0.0.1", 0, ssl=for_server)
+        await asyncio.gather(*[check(number) for number in range(20)])
+        assert len(buffers) == 20
+        assert all(buffer is loop._tls_buffer for buffer in buffers)
+        for server in (plain, secure):
+            server.close()
+            await server.wait_closed()
+
+    run_ours(main())
+
+
 # --- the server's books -------------------------------------------------------------------------
 
 
