@@ -50,6 +50,13 @@ FEWER = (
     "rloop protocol",
     "asyncio protocol",
 )
+# Beside the sleeping client: those that a target names.
+SLEEPING = tuple(
+    peer.name
+    for peer in PEERS
+    if peer.name not in ("pyloop trap", "textbook", "trio", "gevent")
+    and not peer.name.startswith("asyncio")
+)
 # Not rloop: it has no TLS.
 TLS_PEERS = tuple(Peer(f"{library} tls", library) for library in ("pyloop", "uvloop", "asyncio"))
 # uvloop has no sock_recvfrom.
@@ -62,7 +69,9 @@ UDP_PEERS = (
 )
 # Accepting is the server's own loop in some, create_server's in others.
 CHURN_PEERS = tuple(
-    peer for peer in PEERS if not peer.name.endswith(("trap", "buffered", "curio", "gevent"))
+    peer
+    for peer in PEERS
+    if peer.name in (*FEWER, "pyloop sock", "uvloop sock", "rloop sock", "asyncio sock", "textbook")
 )
 
 UDP_SIZE = 512
@@ -78,7 +87,7 @@ class Case:
     conns: int
     client: str
     kind: str = "tcp"  # or "tls", "udp", or "churn": TCP with one message per connection
-    fewer: bool = False
+    only: tuple[str, ...] = ()  # the peers; empty: all
 
     @property
     def name(self) -> str:
@@ -89,7 +98,7 @@ class Case:
     def peers(self) -> tuple[Peer, ...]:
         if self.kind != "tcp":
             return {"tls": TLS_PEERS, "udp": UDP_PEERS, "churn": CHURN_PEERS}[self.kind]
-        return tuple(peer for peer in PEERS if not self.fewer or peer.name in FEWER)
+        return tuple(peer for peer in PEERS if not self.only or peer.name in self.only)
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -104,9 +113,9 @@ def cases(options: Options) -> Iterator[Case]:
     else:
         yield Case(1024, 10, "polling")
         yield Case(1024, 100, "polling")
-        yield Case(1024, 10, "sleeping")
+        yield Case(1024, 10, "sleeping", only=SLEEPING)
         for size, conns in ((1024, 1), (1024, 1000), (10240, 10), (102400, 10)):
-            yield Case(size, conns, "polling", fewer=True)
+            yield Case(size, conns, "polling", only=FEWER)
         yield Case(1024, 10, "polling", "tls")
     yield Case(UDP_SIZE, 10, "polling", "udp")
     yield Case(UDP_SIZE, 10, "polling", "churn")

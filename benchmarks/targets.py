@@ -94,12 +94,13 @@ def flat(kind: str, peer: str, counts: tuple[str, ...]) -> tuple[Target, ...]:
     return tuple(Target(bench, peer, 1.3, (peer,), first) for bench in others)
 
 
-POWERS = ("1", "10", "100", "1,000", "10,000", "100,000")
+COUNTS = ("1", "100", "10,000", "100,000")
+CONNECTIONS = ("10", "100", "1,000", "10,000")
 FLAT = (
-    *flat("tasks", "pyloop", POWERS),
-    *flat("timers", "pyloop asyncio", POWERS),
-    *flat("connections", "pyloop coroutine", POWERS[1:5]),
-    *flat("connections", "pyloop protocol", POWERS[1:5]),
+    *flat("tasks", "pyloop", COUNTS),
+    *flat("timers", "pyloop asyncio", COUNTS),
+    *flat("connections", "pyloop coroutine", CONNECTIONS),
+    *flat("connections", "pyloop protocol", CONNECTIONS),
 )
 
 TARGETS = {

@@ -11,7 +11,6 @@ from benchmarks.samples import Sample
 LOOPS = ("pyloop", "uvloop", "rloop", "asyncio")
 FRAMEWORKS = ("uvicorn", "aiohttp")
 CONNECTIONS = 64
-WARM_UP_S = 0.3
 
 
 def run(lab: Lab) -> None:
@@ -33,7 +32,6 @@ def run(lab: Lab) -> None:
 def under_wrk(lab: Lab, peer: Peer, framework: str) -> Sample:
     command = lab.command(peer.library, "benchmarks.web_servers", peer.name, framework)
     with lab.server(command) as (pid, port):
-        wrk(lab, port, WARM_UP_S)
         before = schedule(pid)
         start = time.monotonic()
         answer = parse_wrk(wrk(lab, port, lab.options.seconds))
