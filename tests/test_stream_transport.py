@@ -12,10 +12,8 @@ import gc
 import hashlib
 import logging
 import os
-import shutil
 import socket
 import struct
-import subprocess
 import sys
 import warnings
 import weakref

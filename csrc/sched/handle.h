@@ -46,7 +46,22 @@ TimerHandleObject *handle_call_at(LoopObject *loop, int64_t deadline_ns,
                                   PyObject *const *args, Py_ssize_t nargs,
                                   PyObject *context);
 void handle_cancel(HandleObject *handle);
+/* Calls the callback in its context and reports what it raises.  0, or -1 with
+ * an exception that must end the loop. */
+int handle_run_once(HandleObject *handle);
+/* Drops the callback and its arguments (call-out). */
+void handle_clear_call(HandleObject *handle);
+/* Frees the object of a Handle whose references, but for the loop, are
+ * dropped; or keeps it for reuse. */
+void handle_give_back(HandleObject *handle, PyTypeObject *type);
 /* Frees the recycled Handles, when the module goes. */
 void handle_free_all(struct module_state *state);
+
+/* --- handle_type.c --- */
+
+/* The arguments as a tuple.  New reference. */
+PyObject *handle_args(HandleObject *handle);
+/* How asyncio writes the callback and its arguments.  New reference. */
+PyObject *handle_format_callback(HandleObject *handle);
 
 #endif
