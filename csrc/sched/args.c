@@ -16,13 +16,6 @@ find_name(const struct args_spec *spec, PyObject *name)
 }
 
 int
-args_bind(const struct args_spec *spec, PyObject *const *args,
-          Py_ssize_t nargs, PyObject *kwnames, PyObject **out)
-{
-    return args_bind_apart(spec, args, nargs, args + nargs, kwnames, out);
-}
-
-int
 args_bind_apart(const struct args_spec *spec, PyObject *const *args,
                 Py_ssize_t nargs, PyObject *const *kwvalues, PyObject *kwnames,
                 PyObject **out)
@@ -41,9 +34,6 @@ args_bind_apart(const struct args_spec *spec, PyObject *const *args,
     }
     for (; i < spec->n_params; i++) {
         out[i] = NULL;
-    }
-    if (kwnames == NULL && nargs >= spec->n_required) {
-        return 0;
     }
     Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
     for (Py_ssize_t k = 0; k < nkw; k++) {

@@ -91,7 +91,7 @@ read_fd(struct module_state *state, PyObject *sock)
 }
 
 int
-sockfd_get(struct module_state *state, PyObject *sock, const char *who)
+sockfd_get_slow(struct module_state *state, PyObject *sock, const char *who)
 {
     if (PL_UNLIKELY(!Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType))) {
         if (!PyObject_TypeCheck(sock, (PyTypeObject *)state->RawSocketType)) {

@@ -5,12 +5,31 @@
 
 #include <Python.h>
 
+#include <string.h>
+
 #include "state.h"
+
+/* sockfd_get() for what is not a plain, open socket. */
+int sockfd_get_slow(struct module_state *state, PyObject *sock,
+                    const char *who);
 
 /* The descriptor of a socket.socket (or subclass).  -1 with TypeError (not a
  * socket; an SSLSocket, whose bytes only ssl may read) or OSError EBADF (a
  * closed one); `who` is the function's name. */
-int sockfd_get(struct module_state *state, PyObject *sock, const char *who);
+static inline int
+sockfd_get(struct module_state *state, PyObject *sock, const char *who)
+{
+    if (PL_LIKELY(Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType)
+                  && state->socket_fd_offset >= 0))
+    {
+        int fd;
+        memcpy(&fd, (const char *)sock + state->socket_fd_offset, sizeof(fd));
+        if (PL_LIKELY(fd >= 0)) {
+            return fd;
+        }
+    }
+    return sockfd_get_slow(state, sock, who);
+}
 
 /* The descriptor of a socket, of any object with fileno(), or of an int.  -1
  * with TypeError, ValueError (negative) or OSError EBADF. */
