@@ -20,10 +20,17 @@ TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class Part:
-    """Instructions between two marks: all of them, and those by the file whose code they are."""
+    """Instructions between two marks: all of them, and those of each function of each file."""
 
     total: int
-    by_object: Mapping[str, int]
+    by_function: Mapping[tuple[str, str], int]
+
+    @property
+    def by_object(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for (path, _), count in self.by_function.items():
+            found[path] = found.get(path, 0) + count
+        return found
 
     def of(self, pattern: str) -> int:
         """The instructions of all files whose path matches."""
@@ -34,21 +41,25 @@ class Part:
 def parse_part(lines: Iterable[str]) -> Part:
     """Read one part as callgrind writes it with ``OPTIONS``."""
     total = 0
-    here = ""
-    by_object: dict[str, int] = {}
+    path = function = ""
+    counts: dict[tuple[str, str], int] = {}
     is_inclusive = False  # the line after "calls=" repeats what the callee has been counted for
     for line in lines:
         if line.startswith("ob="):
-            here = line[3:].strip()
+            path = line[3:].strip()
+        elif line.startswith("fn="):
+            # A recursive call's is "name'2".
+            function = line[3:].strip().partition("'")[0]
         elif line.startswith("calls="):
             is_inclusive = True
         elif line[:1].isdigit():
             if not is_inclusive:
-                by_object[here] = by_object.get(here, 0) + int(line.split()[1])
+                key = (path, function)
+                counts[key] = counts.get(key, 0) + int(line.split()[1])
             is_inclusive = False
         elif line.startswith("totals:"):
             total = int(line.split()[1])
-    return Part(total or sum(by_object.values()), by_object)
+    return Part(total or sum(counts.values()), counts)
 
 
 # Without compression each line stands for itself; without line numbers there are fewer of them.

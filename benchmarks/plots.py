@@ -33,6 +33,7 @@ BARS = (
     ("chat", "1,000 in rooms of 10"),
     ("memory", "per connection"),
 )
+WIDE = 50  # the range from which a linear axis shows nothing of the small ones
 ECHO = re.compile(r"^(\d+) (KiB|B) x (\d+), polling client$")
 
 
@@ -94,6 +95,8 @@ def bars(pyplot: Any, results: Sequence[Json], path: Path) -> None:
     names = [result["peer"] for result in results]
     axes.barh(names, medians, xerr=spread, color=[colour(name) for name in names], height=0.7)
     axes.set_xlabel(f"{results[0]['bench']}: {results[0]['unit']}, less is better")
+    if max(medians) > WIDE * min(medians):
+        axes.set_xscale("log")
     save(pyplot, figure, axes, path)
 
 

@@ -27,6 +27,7 @@ ob=/site-packages/pyloop/_core.cpython-312-x86_64-linux-gnu.so
 fl=step.c
 fn=step_run
 0 400
+fn=step_run'2
 0 50
 ob=/usr/lib/libc.so.6
 fl=malloc.c
@@ -42,8 +43,12 @@ HERE = guard.Environment("3.12.1", "GCC 12.2.0", "gcc 12.2.0", "x86_64")
 def part(total: int, own: int) -> callgrind.Part:
     """With instructions of libc's on top, which do not count."""
     libc = total // 7
-    by_object = {"/x/pyloop/_core.so": own, "/x/libpython.so": total - own, "/lib/libc.so.6": libc}
-    return callgrind.Part(total + libc, by_object)
+    counts = {
+        ("/x/pyloop/_core.so", "task_run"): own,
+        ("/x/libpython.so", "PyObject_Call"): total - own,
+        ("/lib/libc.so.6", "malloc"): libc,
+    }
+    return callgrind.Part(total + libc, counts)
 
 
 def test_a_part_counts_each_instruction_once() -> None:
@@ -52,6 +57,8 @@ def test_a_part_counts_each_instruction_once() -> None:
     assert found.total == 1470 == sum(found.by_object.values())
     assert found.of(guard.OWN_CODE) == 450
     assert found.of("libpython") == 1000
+    step = ("/site-packages/pyloop/_core.cpython-312-x86_64-linux-gnu.so", "step_run")
+    assert found.by_function[step] == 450
     assert found.of(guard.LIBC) == 20
 
 
