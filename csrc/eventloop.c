@@ -257,28 +257,63 @@ track_origins(LoopObject *self, bool enabled)
     return res == NULL ? -1 : 0;
 }
 
+/* How often what must be undone is tried: an allocation may fail once and
+ * succeed when it is repeated. */
+#define PL_UNDO_TRIES 8
+
+/* Whether an undoing that failed is to be repeated; else it was reported. */
+static bool
+undo_again(LoopObject *self, int *n_tries)
+{
+    if (++*n_tries < PL_UNDO_TRIES
+        && PyErr_ExceptionMatches(PyExc_MemoryError))
+    {
+        PyErr_Clear();
+        return true;
+    }
+    PyErr_WriteUnraisable((PyObject *)self);
+    return false;
+}
+
+/* A loop that is left as the running one would keep every other loop of this
+ * thread from running. */
+static void
+leave_asyncio(LoopObject *self, PyObject *old_hooks)
+{
+    int n_tries = 0;
+    while (asyncio_set_running_loop(self->state, Py_None) < 0
+           && undo_again(self, &n_tries))
+    {
+    }
+    n_tries = 0;
+    while (leave_asyncgen_hooks(self, old_hooks) < 0
+           && undo_again(self, &n_tries))
+    {
+    }
+    n_tries = 0;
+    while (self->debug && track_origins(self, false) < 0
+           && undo_again(self, &n_tries))
+    {
+    }
+}
+
 /* Enters asyncio's per-thread state, runs, and leaves it whatever happened. */
 static enum loop_exit
 run_inside_asyncio(LoopObject *self, enum loop_mode mode)
 {
     PyObject *old_hooks;
-    if (check_may_run(self) < 0
-        || (self->debug && track_origins(self, true) < 0)
-        || enter_asyncgen_hooks(self, &old_hooks) < 0)
+    if (check_may_run(self) < 0 || enter_asyncgen_hooks(self, &old_hooks) < 0)
     {
         return LOOP_EXIT_ERROR;
     }
     enum loop_exit reason = LOOP_EXIT_ERROR;
-    if (asyncio_set_running_loop(self->state, (PyObject *)self) == 0) {
+    if ((!self->debug || track_origins(self, true) == 0)
+        && asyncio_set_running_loop(self->state, (PyObject *)self) == 0)
+    {
         reason = loop_run(self, mode);
     }
     PyObject *pending = exception_take();
-    if (asyncio_set_running_loop(self->state, Py_None) < 0
-        || leave_asyncgen_hooks(self, old_hooks) < 0
-        || (self->debug && track_origins(self, false) < 0))
-    {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
+    leave_asyncio(self, old_hooks);
     Py_DECREF(old_hooks);
     if (pending != NULL) {
         exception_put(pending);

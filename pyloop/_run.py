@@ -120,7 +120,8 @@ def timeout(seconds: float | None) -> asyncio.Timeout:
 
 def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
     """EventLoop.run: start the roots, run to the end, clean up, give the results."""
-    roots: list[_core.Task[Any]] = []
+    # With room for all: a task that was made is always found here, to be abandoned.
+    roots: list[Any] = [None] * len(coros)
     try:
         if loop.is_running() or asyncio._get_running_loop() is not None:
             raise RuntimeError("run() cannot be called from a running event loop")
@@ -129,13 +130,16 @@ def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
             if id(coro) in seen:
                 raise RuntimeError(f"run(): {coro!r} was given twice")
             seen.add(id(coro))
-        for coro in coros:
-            roots.append(loop._create_native_task(coro, root=True))
+        for i, coro in enumerate(coros):
+            roots[i] = loop._create_native_task(coro, root=True)
+        interrupts = _Interrupts(loop)
+        interrupts.install()
     except BaseException:
-        _close_all(coros[len(roots) :])
-        _abandon(loop, roots)
+        made = [root for root in roots if root is not None]
+        _close_all(coros[len(made) :])
+        _abandon(loop, made)
         raise
-    with _Interrupts(loop) as interrupts:
+    with interrupts:
         try:
             _run_to_end(loop)
             if not coros:
@@ -214,10 +218,15 @@ def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
     `cancelled` were cancelled by Ctrl-C already: a second CancelledError would break into their
     finally blocks.
     """
-    for task in loop._native_tasks():
-        if task not in cancelled:
-            task.cancel()
-    _run_cancelled(loop)
+    try:
+        for task in loop._native_tasks():
+            if task not in cancelled:
+                task.cancel()
+        _run_cancelled(loop)
+    except MemoryError:
+        loop._close_native_tasks()  # the next run() begins without them
+        loop._take_failed()
+        raise
     pending = asyncio.all_tasks(loop)
     if pending or loop._asyncgens:
         for asyncio_task in pending - cancelled:
@@ -289,7 +298,7 @@ def _is_busy(coro: Any) -> bool:
 class _Interrupts:
     """Ctrl-C while run() runs: the first cancels all tasks, the second raises at once.
 
-    Leaving the block raises KeyboardInterrupt if there was one, however late it came.
+    It counts from install() on; the block is entered when nothing else can go wrong. Leaving the block raises KeyboardInterrupt if there was one, however late it came.
     As asyncio.Runner does it: only in the main thread, and only while Python's own handler is
     installed, so that a program's handler is left alone.
     """
@@ -300,7 +309,7 @@ class _Interrupts:
         self.cancelled: set[Any] = set()
         self._installed: Callable[[int, FrameType | None], None] | None = None
 
-    def __enter__(self) -> _Interrupts:
+    def install(self) -> None:
         if (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -308,9 +317,11 @@ class _Interrupts:
             try:
                 signal.signal(signal.SIGINT, self._on_sigint)
             except ValueError:
-                return self  # a sub-interpreter: signals are not ours
+                return  # a sub-interpreter: signals are not ours
             self._installed = self._on_sigint
-        return self
+
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()

@@ -303,24 +303,18 @@ static const struct op_kind op_kind_recv = {
 
 /* --- ending --- */
 
-int
-channel_close(ChannelObject *self, struct module_state *state)
+void
+channel_close(ChannelObject *self)
 {
     self->closed = true;
     struct list *link;
     while ((link = list_first(&self->senders)) != NULL) {
         OpObject *op = channel_op_of_link(link);
-        PyObject *exc = PyObject_CallFunction(state->ChannelClosed, "s",
-                                              "the channel is closed");
-        if (exc == NULL) {
-            return -1;
-        }
         unlink_sender(self, op);
-        op_fire(op, exc);
+        op_fire(op, NULL); /* its next attempt finds the channel closed */
         Py_DECREF(op);
     }
     notify_receivers(self);
-    return 0;
 }
 
 void

@@ -37,8 +37,8 @@ PyObject *channel_take(ChannelObject *channel);
 /* Adds a value to the buffer, whatever its capacity.  -1: MemoryError. */
 int channel_put(ChannelObject *channel, PyObject *value);
 /* Ends all waits with ChannelClosed, but for receivers that still find a
- * value.  -1 with MemoryError: can be called again. */
-int channel_close(ChannelObject *channel, struct module_state *state);
+ * value. */
+void channel_close(ChannelObject *channel);
 /* The loop whose tasks wait on the channel, borrowed, or NULL. */
 LoopObject *channel_loop(const ChannelObject *channel);
 void channel_raise_closed(struct module_state *state);

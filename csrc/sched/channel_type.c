@@ -168,13 +168,10 @@ static PyObject *
 Channel_close(PyObject *obj, PyObject *Py_UNUSED(ignored))
 {
     ChannelObject *self = (ChannelObject *)obj;
-    struct module_state *state = state_of(obj);
-    if (state == NULL || check_caller(self, "Channel.close()") < 0) {
+    if (state_of(obj) == NULL || check_caller(self, "Channel.close()") < 0) {
         return NULL;
     }
-    if (channel_close(self, state) < 0) {
-        return NULL;
-    }
+    channel_close(self);
     Py_RETURN_NONE;
 }
 

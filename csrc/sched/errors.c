@@ -2,6 +2,7 @@
 
 #include "errors.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -39,17 +40,37 @@ errors_make_errno(int error, const char *format, ...)
     return exc;
 }
 
+static void
+raise_errno(int error, const char *format, va_list args)
+{
+    PyObject *exc = make_errno(error, format, args);
+    if (exc != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(exc);
+    }
+}
+
 int
 errors_from_errno(int error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    PyObject *exc = make_errno(error, format, args);
+    raise_errno(error, format, args);
     va_end(args);
-    if (exc != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-        Py_DECREF(exc);
+    return -1;
+}
+
+int
+errors_from_core(int rc, const char *format, ...)
+{
+    if (rc == -ENOMEM) {
+        PyErr_NoMemory();
+        return -1;
     }
+    va_list args;
+    va_start(args, format);
+    raise_errno(rc, format, args);
+    va_end(args);
     return -1;
 }
 

@@ -11,6 +11,9 @@
  * "<what>: <strerror>" as its text; `what` names the operation and the value.
  * Returns -1. */
 int errors_from_errno(int error, const char *format, ...);
+/* The same for what a function of core returned: there -ENOMEM is mostly the
+ * allocator's word, not the kernel's, and becomes MemoryError. */
+int errors_from_core(int rc, const char *format, ...);
 /* errors_from_errno for functions that return objects: NULL. */
 #define errors_null(error, ...) \
     (errors_from_errno((error), __VA_ARGS__), (PyObject *)NULL)

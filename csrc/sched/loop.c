@@ -142,8 +142,8 @@ run_signals(LoopObject *loop)
     if (PL_LIKELY(signals == 0)) {
         return 0;
     }
-    loop->reactor->signals = 0;
     if (loop->signals.handlers == NULL) {
+        loop->reactor->signals = 0;
         return 0;
     }
     for (int signum = 1; signum <= 64; signum++) {
@@ -157,15 +157,12 @@ run_signals(LoopObject *loop)
         PyObject *handle
             = PyDict_GetItemWithError(loop->signals.handlers, key);
         Py_DECREF(key);
-        if (handle == NULL) {
-            if (PyErr_Occurred()) {
-                return -1;
-            }
-            continue;
+        if (handle != NULL ? loop_push(loop, (struct runnable *)handle) < 0
+                           : PyErr_Occurred() != NULL)
+        {
+            return -1; /* the next turn tries again */
         }
-        if (loop_push(loop, (struct runnable *)handle) < 0) {
-            return -1;
-        }
+        loop->reactor->signals &= ~(UINT64_C(1) << (signum - 1));
     }
     return 0;
 }
@@ -495,7 +492,7 @@ start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
         if (PyErr_Occurred()) {
             return -1;
         }
-        return errors_from_errno(rc, "making the %s poller", ops->name);
+        return errors_from_core(rc, "making the %s poller", ops->name);
     }
     list_init(&loop->flushes.pending);
     loop->forks = loop_forks;
@@ -657,6 +654,17 @@ loop_push(LoopObject *loop, struct runnable *runnable)
         return -1;
     }
     if (PL_UNLIKELY(reserve(loop, 1) < 0)) {
+        return -1;
+    }
+    (void)ring_push(&loop->ready.ring, Py_NewRef((PyObject *)runnable));
+    return 0;
+}
+
+int
+loop_push_own(LoopObject *loop, struct runnable *runnable)
+{
+    if (PL_UNLIKELY(loop->ready.ring.slots == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
     }
     (void)ring_push(&loop->ready.ring, Py_NewRef((PyObject *)runnable));

@@ -54,8 +54,8 @@ typedef struct LoopObject {
     /* The ready queue: owned references to runnables. */
     struct {
         struct ring ring;
-        /* Slots that must stay free: one for each armed wait and scheduled
-         * timer, so that waking never has to allocate. */
+        /* Slots that must stay free: one for each live task, armed wait and
+         * scheduled timer, so that waking never has to allocate. */
         uint32_t promised;
         uint32_t steps_since_poll;
         bool must_poll;       /* something other than a native step ran */
@@ -197,6 +197,10 @@ void loop_unpromise(LoopObject *loop);
 /* Appends into a promised slot and gives the promise back: cannot fail.
  * Steals the reference. */
 void loop_push_promised(LoopObject *loop, struct runnable *runnable);
+/* Appends into a promised slot that stays promised, for what is in the queue
+ * at most once; takes a new reference.  -1 with RuntimeError when the loop is
+ * closed, and for no other reason. */
+int loop_push_own(LoopObject *loop, struct runnable *runnable);
 /* Makes a sleeping loop look at its ready queue.  Any thread. */
 void loop_wake(LoopObject *loop);
 

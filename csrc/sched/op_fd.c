@@ -4,6 +4,8 @@
 
 #include "op.h"
 
+#include <errno.h>
+
 #include "compat.h"
 #include "errors.h"
 #include "handle.h"
@@ -14,7 +16,11 @@ op_fire_from_watch(struct waiter *self, LoopObject *Py_UNUSED(loop), int error)
 {
     OpObject *op = (OpObject *)self;
     PyObject *exc = NULL;
-    if (error != 0 && op->of_asyncio) {
+    if (error == -ENOMEM) {
+        PyErr_NoMemory();
+        exc = exception_take();
+    }
+    else if (error != 0 && op->of_asyncio) {
         errors_from_bare_errno(error);
         exc = exception_take();
     }

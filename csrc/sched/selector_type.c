@@ -120,7 +120,7 @@ Selector_register(SelectorObject *self, PyObject *const *args,
     }
     rc = selector_add(self, fd, (unsigned)wanted, key);
     if (rc < 0) {
-        errors_from_errno(rc, "register(%R)", bound[0]);
+        errors_from_core(rc, "register(%R)", bound[0]);
         goto fail;
     }
     return key;
@@ -196,7 +196,7 @@ Selector_modify(SelectorObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (key != NULL) {
         int rc = selector_change(self, fd, (unsigned)wanted, key);
         if (rc < 0) {
-            errors_from_errno(rc, "modify(%R)", bound[0]);
+            errors_from_core(rc, "modify(%R)", bound[0]);
             Py_CLEAR(key);
         }
     }
@@ -486,7 +486,7 @@ Selector_tp_init(SelectorObject *self, PyObject *args, PyObject *kwargs)
     if (rc < 0) {
         self->poller = NULL;
         Py_DECREF(map);
-        return errors_from_errno(rc, "making the %s poller", self->ops->name);
+        return errors_from_core(rc, "making the %s poller", self->ops->name);
     }
     self->map = map;
     self->is_initialised = true;

@@ -84,6 +84,7 @@ struct TaskObject;
     X(buffer_updated) \
     X(call_exception_handler) \
     X(cancel) \
+    X(done) \
     X(close) \
     X(connection_lost) \
     X(connection_made) \

@@ -379,9 +379,13 @@ throw_in(TaskObject *task, PyObject *exc, PyObject **result)
     }
     if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
         PyObject *stop = exception_take();
-        *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
-        Py_DECREF(stop);
-        return PYGEN_RETURN;
+        /* It may have been made only now, and turned into a MemoryError. */
+        if (PyErr_GivenExceptionMatches(stop, PyExc_StopIteration)) {
+            *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
+            Py_DECREF(stop);
+            return PYGEN_RETURN;
+        }
+        exception_put(stop);
     }
     return PYGEN_ERROR;
 }
@@ -390,6 +394,9 @@ throw_in(TaskObject *task, PyObject *exc, PyObject **result)
 static int
 end_with_exception(TaskObject *task)
 {
+    if (PL_UNLIKELY(!PyErr_Occurred())) {
+        PyErr_NoMemory(); /* which the interpreter sometimes fails to say */
+    }
     bool ends_loop = errors_ends_loop();
     PyObject *exc = exception_take();
     task_finish(task, NULL, exc);
@@ -498,9 +505,14 @@ task_run(struct runnable *self, LoopObject *loop)
     if (PL_UNLIKELY(loop_enter_task(loop, (PyObject *)task) < 0
                     || PyContext_Enter(task->context) < 0))
     {
-        Py_XDECREF(waiting_on);
-        Py_XDECREF(exc);
-        Py_XDECREF(value);
+        /* No memory: the loop ends with that, and the step is made when it
+         * runs again. */
+        task->pending_exception = exc;
+        task->pending_value = value;
+        PyObject *fatal = exception_take();
+        (void)task_wake(task);
+        exception_put(fatal);
+        Py_XDECREF(waiting_on); /* call-out */
         return -1;
     }
     loop->tasks.current = (PyObject *)task;

@@ -122,11 +122,12 @@ task_new(LoopObject *loop, PyObject *coro, PyObject *name, PyObject *context,
         = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
     PyObject_GC_Track(task);
     task->queued = true;
-    if (task->context == NULL || loop_push(loop, &task->head) < 0) {
+    if (task->context == NULL || loop_promise(loop) < 0) {
         task->status = TASK_CANCELLED; /* never was */
         Py_DECREF(task);
         return NULL;
     }
+    (void)loop_push_own(loop, &task->head);
     Py_INCREF(task);
     list_append(&loop->tasks.live, &task->live);
     loop->tasks.n_live++;
@@ -173,7 +174,7 @@ task_wake(TaskObject *task)
     if (task->queued || task->status != TASK_PENDING) {
         return 0;
     }
-    if (loop_push(task->loop, &task->head) < 0) {
+    if (loop_push_own(task->loop, &task->head) < 0) {
         return -1;
     }
     task->queued = true;
@@ -224,6 +225,7 @@ task_finish(TaskObject *task, PyObject *result, PyObject *exc)
     if (was_live) {
         list_remove(&task->live);
         loop->tasks.n_live--;
+        loop_unpromise(loop);
         if (task->is_root) {
             loop->tasks.n_roots--;
             if (exc != NULL && loop->tasks.failed == NULL) {
@@ -295,6 +297,30 @@ joined_task(TaskObject *task)
                : NULL;
 }
 
+/* A future of asyncio's that is done has woken the task, unless it had no
+ * memory to: then nobody else will.  1, or -1 with an exception. */
+static int
+wake_if_forgotten(TaskObject *task)
+{
+    PyObject *future = task->waiting_on;
+    PyTypeObject *type = (PyTypeObject *)task->loop->state->AsyncioFuture;
+    if (PL_LIKELY(task->queued) || future == NULL || !task->waits_foreign
+        || !PyObject_TypeCheck(future, type))
+    {
+        return 1;
+    }
+    Py_INCREF(future);
+    PyObject *res = PyObject_CallMethodNoArgs(
+        future, task->loop->state->str_done); /* call-out */
+    Py_DECREF(future);
+    int is_done = res != NULL ? PyObject_IsTrue(res) : -1;
+    Py_XDECREF(res);
+    if (is_done <= 0) {
+        return is_done == 0 ? 1 : -1;
+    }
+    return task_wake(task) < 0 ? -1 : 1;
+}
+
 static int
 cancel_this(TaskObject *task, PyObject *message)
 {
@@ -306,7 +332,7 @@ cancel_this(TaskObject *task, PyObject *message)
      * waiting for a foreign future that is done: at its next step. */
     task->must_cancel = true;
     Py_XSETREF(task->cancel_message, Py_XNewRef(message));
-    return 1;
+    return wake_if_forgotten(task);
 }
 
 /* Whoever cancels a task that awaits another cancels that other, as in

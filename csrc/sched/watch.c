@@ -48,9 +48,9 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     if (PL_UNLIKELY(watch == NULL || watch->owner != owner || owner == NULL)) {
         int rc = reactor_claim(reactor, fd, owner, &watch, &old_owner, stale);
         if (rc < 0) {
-            return persistent
+            return persistent && rc != -ENOMEM
                        ? errors_from_bare_errno(rc) /* as asyncio's selector */
-                       : errors_from_errno(rc, "watching descriptor %d", fd);
+                       : errors_from_core(rc, "watching descriptor %d", fd);
         }
         if (rc == 1) {
             Py_INCREF(owner);
