@@ -780,7 +780,7 @@ def use_transport(world: World, n: int) -> None:
         transport.pause_reading,
         transport.resume_reading,
         lambda: transport.set_write_buffer_limits(high=0),
-        lambda: transport.set_protocol(asyncio.Protocol()) if False else None,
+        lambda: transport.get_protocol(),
         lambda: repr(transport),
         lambda: transport.get_extra_info("sockname"),
         transport.get_write_buffer_size,
