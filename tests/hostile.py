@@ -258,8 +258,7 @@ def check_hello(sent: bytes, answer: bytes) -> None:
 
 
 def check_group_chat(sent: bytes, answer: bytes) -> None:
-    answer.decode()
-    assert len(answer) <= 3 * len(sent)  # what is not UTF-8 becomes a character of three bytes
+    answer.decode()  # the rest may come from others in the room
 
 
 def check_hypotenuse(sent: bytes, answer: bytes) -> None:

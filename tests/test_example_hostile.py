@@ -18,6 +18,9 @@ from pyloop.examples import udp_hello
 
 MIB = 1024 * 1024
 
+# AddressSanitizer keeps what has been freed, to see who still uses it.
+MEMORY_IS_COUNTED = "libasan" not in os.environ.get("LD_PRELOAD", "")
+
 
 def resident(server: Server) -> int:
     """The most memory that the server has had so far, in bytes."""
@@ -77,7 +80,7 @@ def test_hostile_clients(name: str, server: Server) -> None:
         hostile.attack(server, name, [bytes([byte]) for byte in question])
         # Without an end: what is not done with is not kept.
         hostile.attack(server, name, [b"x" * 8 * MIB])
-    assert resident(server) < before + 24 * MIB
+    assert resident(server) < before + 24 * MIB or not MEMORY_IS_COUNTED
 
 
 DATAGRAMS = [
@@ -112,7 +115,7 @@ def test_hostile_datagrams() -> None:
                 # One who does not wait for answers, and one who is gone when they come.
                 for _ in range(2000):
                     sock.send(b"y" * 65_507)
-            assert resident(server) < before + 8 * MIB
+            assert resident(server) < before + 8 * MIB or not MEMORY_IS_COUNTED
         finally:
             server.process.terminate()
             reader.join()

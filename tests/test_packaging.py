@@ -103,6 +103,7 @@ def test_the_source_distribution_is_complete(tmp_path: Path) -> None:
         for path in (tree / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    wanted |= {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
+    wanted |= {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md"}
+    wanted |= {"pyproject.toml", "setup.py"}
     assert wanted <= packed, f"missing: {sorted(wanted - packed)}"
     assert [name for name in packed if name.endswith((".so", ".o", ".pyc"))] == []
