@@ -52,6 +52,7 @@ VALUES: dict[str, Callable[[World], Any]] = {
     "n": lambda world: 10,
     "name": lambda world: "name",
     "nbytes": lambda world: 10,
+    "number": lambda world: world.left.fileno(),
     "root": lambda world: False,
     "seconds": lambda world: 1000,
     "signum": lambda world: signal.SIGUSR1,

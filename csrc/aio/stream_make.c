@@ -205,7 +205,7 @@ check_is_free(LoopObject *loop, int fd)
 }
 
 const char Loop_transport_at_doc[] = PyDoc_STR(
-    "_transport_at($self, fd, /)\n--\n\n"
+    "_transport_at($self, number, /)\n--\n\n"
     "Return the transport of ours that has that descriptor, or None.");
 
 PyObject *
