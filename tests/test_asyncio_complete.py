@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import fill_socket, run_python, socketpair
-from test_stream_transport import certificate, tls_contexts  # noqa: F401
+from support import fill_socket, run_python, socketpair, tls_contexts
 
 import pyloop
 
@@ -742,7 +741,7 @@ async def check_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         await writer.wait_closed()
 
 
-def test_tls_over_unix_sockets(run: Run, certificate: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_tls_over_unix_sockets(run: Run, certificate: Path, tmp_path: Path) -> None:
     for_server, for_client = tls_contexts(certificate)
 
     async def main() -> None:
@@ -760,7 +759,7 @@ def test_tls_over_unix_sockets(run: Run, certificate: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="StreamWriter.start_tls() twice: 3.12")
-def test_tls_in_tls(run: Run, certificate: Path) -> None:  # noqa: F811
+def test_tls_in_tls(run: Run, certificate: Path) -> None:
     for_server, for_client = tls_contexts(certificate)
 
     async def main() -> None:
@@ -784,7 +783,7 @@ def test_tls_in_tls(run: Run, certificate: Path) -> None:  # noqa: F811
     run(main())
 
 
-def test_a_handshake_that_takes_too_long(run: Run, certificate: Path) -> None:  # noqa: F811
+def test_a_handshake_that_takes_too_long(run: Run, certificate: Path) -> None:
     """On either side: the peer says nothing."""
     for_server, for_client = tls_contexts(certificate)
 
@@ -817,7 +816,7 @@ def test_a_handshake_that_takes_too_long(run: Run, certificate: Path) -> None:  
     run(main())
 
 
-def test_a_shutdown_that_takes_too_long(run: Run, certificate: Path) -> None:  # noqa: F811
+def test_a_shutdown_that_takes_too_long(run: Run, certificate: Path) -> None:
     """The peer never answers close_notify: the connection is cut."""
     for_server, for_client = tls_contexts(certificate)
 
