@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import selectors
@@ -187,7 +188,8 @@ def test_what_the_poller_refuses_is_refused_at_once(
 
 def test_the_text_of_a_refusal_is_asyncios() -> None:
     texts = []
-    for factory in (asyncio.SelectorEventLoop, pyloop.EventLoop):
+    epoll = functools.partial(pyloop.EventLoop, backend="epoll")
+    for factory in (asyncio.SelectorEventLoop, epoll):
         with new_loop(factory) as loop, open("/dev/null") as null:
             for fd in (null, null.fileno(), 1_000_000):
                 for method in (loop.add_reader, loop.add_writer):
@@ -828,8 +830,11 @@ print(after[0] - before[0], after[1] - before[1])
 
 # In a process of its own: pytest's has threads, and a child of it must not come back to pytest.
 FORK = """
-import asyncio, os, signal, socket, sys, warnings
+import asyncio, logging, os, signal, socket, sys, warnings
 import pyloop
+
+# In debug mode a fork may be a callback that took long.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 def child_says(function):
     # What a forked child returns or raises, as a string.

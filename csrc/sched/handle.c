@@ -296,33 +296,12 @@ call(HandleObject *self)
     return res;
 }
 
-/* In debug mode a callback that took long is logged, as asyncio does. */
-static PyObject *
-call_timed(HandleObject *self)
-{
-    int64_t started_ns = clock_monotonic_ns();
-    PyObject *res = call(self);
-    if (res == NULL) {
-        return NULL;
-    }
-    double seconds
-        = (double)(clock_monotonic_ns() - started_ns) / (double)PL_NS_PER_SEC;
-    PyObject *logged = PyObject_CallMethod(
-        (PyObject *)self->loop, "_log_slow_callback", "Od", self, seconds);
-    Py_XDECREF(logged);
-    if (logged == NULL) {
-        Py_CLEAR(res);
-    }
-    return res;
-}
-
 int
 handle_run_once(HandleObject *self)
 {
     bool outer = self->running; /* by _run() in its own callback */
     self->running = true;
-    PyObject *res
-        = PL_UNLIKELY(self->loop->debug) ? call_timed(self) : call(self);
+    PyObject *res = call(self);
     int rc = 0;
     if (res != NULL) {
         Py_DECREF(res);
@@ -340,6 +319,36 @@ handle_run_once(HandleObject *self)
     return rc;
 }
 
+/* In debug mode a callback that took long is logged, and what it reports says
+ * where it was scheduled, as asyncio does. */
+static int
+run_in_debug(HandleObject *self)
+{
+    PyObject *loop = (PyObject *)self->loop;
+    if (PyObject_SetAttrString(loop, "_current_handle", (PyObject *)self) < 0)
+    {
+        return -1;
+    }
+    int64_t started_ns = clock_monotonic_ns();
+    int rc = handle_run_once(self);
+    double seconds
+        = (double)(clock_monotonic_ns() - started_ns) / (double)PL_NS_PER_SEC;
+    PyObject *pending = exception_take();
+    PyObject *logged
+        = PyObject_CallMethod(loop, "_log_slow_callback", "Od", self, seconds);
+    Py_XDECREF(logged);
+    if (logged == NULL
+        || PyObject_SetAttrString(loop, "_current_handle", Py_None) < 0)
+    {
+        rc = -1; /* as in asyncio, what the logging raises ends the loop */
+    }
+    if (pending != NULL) {
+        PyErr_Clear();
+        exception_put(pending);
+    }
+    return rc;
+}
+
 static int
 handle_run(struct runnable *runnable, LoopObject *loop)
 {
@@ -348,7 +357,8 @@ handle_run(struct runnable *runnable, LoopObject *loop)
     loop->ready.must_poll = true;
     loop_leave_task(loop); /* call-out: it may be a task's last reference */
     if (!self->cancelled && self->callback != NULL) {
-        rc = handle_run_once(self);
+        rc = PL_UNLIKELY(loop->debug) ? run_in_debug(self)
+                                      : handle_run_once(self);
     }
     if (Py_REFCNT(self) > 1 && !PyObject_GC_IsTracked((PyObject *)self)) {
         /* Somebody keeps it. */
