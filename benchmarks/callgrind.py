@@ -15,7 +15,7 @@ from pathlib import Path
 
 # A function of libc that nothing in a benchmark calls by itself.
 MARK = "getppid"
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ def compact(run: Json, pictures: Sequence[str] = ()) -> str:
         if suite == "echo" and (main := of_bench(results, suite, MAIN_ECHO)):
             lines += bench_lines(main)
         for group in groups(suite, results).values():
-            if group[0]["unit"] == "calls":
+            if len({result["bench"] for result in group}) == 1:
                 lines += bench_lines(of_bench(results, suite, group[0]["bench"]))
             else:
                 lines += pivot(group)

@@ -108,7 +108,10 @@ def test_the_report_has_every_result_and_every_failure() -> None:
 
 def test_a_page_gets_the_compact_tables_between_its_marks() -> None:
     page = f"above\n{tables.BEGIN}\nold\n{tables.END}\nbelow\n"
-    run = run_of(result("switch", "pyloop", 3, 2, 4, suite="micro"))
+    run = run_of(
+        result("switch", "pyloop", 3, 2, 4, suite="micro"),
+        result("spawn", "pyloop", 5, suite="micro"),
+    )
     text = tables.insert(page, tables.compact(run, ["micro.svg"]))
     assert text.startswith("above\n")
     assert text.endswith("below\n")
