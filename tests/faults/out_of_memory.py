@@ -45,14 +45,10 @@ TYPES = [value for value in vars(_core).values() if isinstance(value, type)]
 # reported.
 LEFT_OUT = (AssertionError, TimeoutError, pyloop.Deadlock)
 
-# asyncio drops, without a word, a connection that it has no memory for; its tasks, which serve one,
-# complain of each other.
-DROPS_CONNECTIONS = {"a_server"}
-# The standard library's socket.accept() loses the descriptor where it has no memory for the object;
-# the interpreter itself crashes where it has none for a function (from 3.12 on).
-LOSES_DESCRIPTORS = {"a_server"}
+# The interpreter itself crashes where it has no memory for a function (from 3.12 on).
 MAKES_FUNCTIONS = {
     "a_failing_callback",  # asyncio formats the callback with a generator expression
+    "a_server",  # EventLoop._start_serving() makes one
     "deadlock",
     "loop_on_a_selector",  # a WeakValueDictionary makes one
     "make_and_close_a_loop",
@@ -950,8 +946,8 @@ def snapshot() -> tuple[set[str], Counter[str], dict[str, int]]:
     return descriptors, objects, {type_.__name__: sys.getrefcount(type_) for type_ in TYPES}
 
 
-def compare(name: str, before: Any, after: Any, n_rounds: int) -> None:
-    if len(after[0]) > len(before[0]) and name not in LOSES_DESCRIPTORS:
+def compare(before: Any, after: Any, n_rounds: int) -> None:
+    if len(after[0]) > len(before[0]):
         raise Wrong(f"descriptors left open: {after[0] - before[0]}")
     ours = {type_.__name__ for type_ in TYPES}
     for kind, count in after[1].items():
@@ -995,7 +991,7 @@ class Climb:
             if n > MOST_ALLOCATIONS:
                 raise Wrong(f"{self.name}: no end")
         world.close()
-        compare(self.name, before, snapshot(), n)
+        compare(before, snapshot(), n)
         return n_failed
 
     def _round(self, world: World, n: int) -> bool:
@@ -1010,14 +1006,13 @@ class Climb:
         except BaseException as exc:
             # Something was left out, but somebody was told.
             was_told = isinstance(exc, LEFT_OUT) and bool(world.reports)
-            was_told |= isinstance(exc, TimeoutError) and self.name in DROPS_CONNECTIONS
             if not is_out_of_memory(exc) and not was_told:
                 raise Wrong(f"{self.name}: n={n} ended with {exc!r}") from exc
             succeeded = False
             forget(exc)
         settle(world.loop)
         for exc in [*world.reports, *self._unraisable]:
-            if not is_out_of_memory(exc) and self.name not in DROPS_CONNECTIONS:
+            if not is_out_of_memory(exc):
                 raise Wrong(f"{self.name}: n={n} reported {exc!r}") from exc
             forget(exc)
             succeeded = False
