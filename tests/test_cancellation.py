@@ -215,6 +215,40 @@ def test_cancelling_counts_and_uncancel_takes_back() -> None:
     pyloop.run(root())
 
 
+@pytest.mark.parametrize("kind", ["pyloop", "asyncio"])
+@pytest.mark.parametrize("name", ["sleep", "wait_readable", "recv"])
+@pytest.mark.parametrize("itself", [False, True])
+def test_uncancel_does_not_let_a_wait_end_early(name: str, kind: str, itself: bool) -> None:
+    """A wait that cancel() has ended raises, whatever uncancel() says before it does."""
+
+    async def root() -> None:
+        with pair() as (left, _):
+            make = {
+                "sleep": lambda: pyloop.sleep(1000),
+                "wait_readable": lambda: pyloop.wait_readable(left),
+                "recv": lambda: pyloop.recv(left),
+            }[name]
+
+            async def wait() -> None:
+                if itself:
+                    task.cancel()
+                await make()
+
+            loop: Any = asyncio.get_running_loop()
+            create = loop.create_task if kind == "asyncio" else loop._create_native_task
+            task = create(wait())
+            if itself:
+                await pyloop.pause()
+            else:
+                await settle()
+                task.cancel()
+            task.uncancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    pyloop.run(root())
+
+
 def test_a_task_that_cancels_itself_gets_it_at_its_next_await() -> None:
     seen: list[str] = []
 

@@ -134,7 +134,8 @@ wait_for_op(TaskObject *task, OpObject *op, bool trapped)
     task->trapped = trapped;
     task->waits_foreign = false;
     if (PL_UNLIKELY(task->must_cancel)) {
-        return task_wake(task); /* cancelled itself: thrown at this await */
+        /* Cancelled itself: thrown at this await. */
+        return task_commit_cancel(task, task->cancel_message);
     }
     return PL_LIKELY(op_arm(op, &task->head) == 0) ? 0 : throw_later(task);
 }

@@ -253,6 +253,20 @@ task_make_cancelled(TaskObject *task)
 }
 
 int
+task_commit_cancel(TaskObject *task, PyObject *message)
+{
+    Py_XSETREF(task->cancel_message, Py_XNewRef(message));
+    PyObject *exc = task_make_cancelled(task);
+    if (exc == NULL) {
+        return -1;
+    }
+    Py_XSETREF(task->pending_exception, exc);
+    task->must_cancel = false;
+    op_disarm((OpObject *)task->waiting_on); /* call-out */
+    return task_wake(task);
+}
+
+int
 task_stop_waiting(TaskObject *task, PyObject *message)
 {
     PyObject *waiting_on = task->waiting_on;
@@ -264,8 +278,7 @@ task_stop_waiting(TaskObject *task, PyObject *message)
         if (op->status != OP_ARMED) {
             return 0; /* fired: it is in the ready queue */
         }
-        op_disarm(op);
-        return task_wake(task);
+        return task_commit_cancel(task, message) < 0 ? -1 : 1;
     }
     PyObject *args[2] = {waiting_on, message != NULL ? message : Py_None};
     struct module_state *state = task->loop->state;
