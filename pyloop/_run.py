@@ -298,7 +298,8 @@ def _is_busy(coro: Any) -> bool:
 class _Interrupts:
     """Ctrl-C while run() runs: the first cancels all tasks, the second raises at once.
 
-    It counts from install() on; the block is entered when nothing else can go wrong. Leaving the block raises KeyboardInterrupt if there was one, however late it came.
+    It counts from install() on; the block is entered when nothing else can go wrong. Leaving the
+    block raises KeyboardInterrupt if there was one, however late it came.
     As asyncio.Runner does it: only in the main thread, and only while Python's own handler is
     installed, so that a program's handler is left alone.
     """
