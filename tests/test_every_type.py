@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import gc
 import inspect
@@ -14,6 +15,7 @@ import os
 import pickle
 import random
 import selectors
+import signal
 import socket
 import sys
 import weakref
@@ -33,7 +35,7 @@ from samples import (
     nothing,
     wait_for,
 )
-from support import socketpair
+from support import listener, socketpair
 
 import pyloop
 from pyloop import _core
@@ -43,6 +45,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:pyloop operation:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap() -> Iterator[None]:
+    """Only what a test makes is looked at by the collector, which runs often."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -345,6 +356,22 @@ def one_timer(world: World) -> None:
     world.loop.call_later(1000, nothing, 1).cancel()
 
 
+def one_transport(world: World) -> None:
+    left, right = socketpair()
+    transport = _core.StreamCore(world.loop, left, asyncio.Protocol(), None, {"some": "info"})
+    world.turn()
+    transport.write(b"x")
+    transport.abort()
+    world.turn()
+    right.close()
+
+
+def one_listener(world: World) -> None:
+    with listener() as sock:
+        world.loop._listen(sock, asyncio.Protocol, None, nothing, False).stop()
+        world.turn()
+
+
 ROUNDS: dict[str, Callable[[World, int], None]] = {
     "Channel": repeat(buffered),
     "Operation": rounds_of_operations,
@@ -358,6 +385,9 @@ ROUNDS: dict[str, Callable[[World, int], None]] = {
     "LoopCore": repeat(lambda world: _core.LoopCore()),
     # Descriptors and a dozen Python objects each.
     "EventLoop": repeat(one_loop, share=10),
+    "StreamCore": repeat(one_transport, share=10),
+    "StreamEnd": repeat(one_transport, share=10),
+    "Listener": repeat(one_listener, share=10),
     "Deadlock": repeat(SAMPLES["Deadlock"]["new"]),
     "ChannelClosed": repeat(SAMPLES["ChannelClosed"]["new"]),
     "LineTooLong": repeat(SAMPLES["LineTooLong"]["new"]),
@@ -376,6 +406,37 @@ def test_ten_thousand_objects_leave_nothing(name: str, world: World) -> None:
     references, blocks = references_and_blocks(kind)
     ROUNDS[name](world, 10_000)
     references_now, blocks_now = references_and_blocks(kind)
+    assert references_now == references
+    assert blocks_now - blocks < 200
+
+
+CAN_BE_INHERITED = {
+    name: kind
+    for name, kind in C_TYPES.items()
+    if kind.__flags__ & 1 << 10  # BASETYPE
+}
+
+
+@pytest.mark.parametrize("name", sorted(CAN_BE_INHERITED))
+@pytest.mark.parametrize("slots", [(), ("one", "two"), None], ids=["bare", "slots", "dict"])
+def test_objects_of_a_derived_type_leave_nothing(name: str, slots: Any) -> None:
+    """Each holds its type, and lets go of it."""
+    namespace = {} if slots is None else {"__slots__": slots}
+    derived: Any = type("Derived", (CAN_BE_INHERITED[name],), namespace)
+
+    def rounds() -> None:
+        for _ in range(1000):
+            subject = derived()
+            for slot in slots or ():
+                setattr(subject, slot, subject)
+            if slots is None:
+                subject.attribute = subject
+            del subject
+
+    rounds()
+    references, blocks = references_and_blocks(derived)
+    rounds()
+    references_now, blocks_now = references_and_blocks(derived)
     assert references_now == references
     assert blocks_now - blocks < 200
 
@@ -481,6 +542,133 @@ def box_in_open_loop(box: Box) -> None:
     box += [channel, first, future]
 
 
+def box_in_selector(box: Box) -> None:
+    selector: Any = pyloop.Selector()
+    selector.register(WRITABLE, selectors.EVENT_WRITE, box)
+    selector.attribute = box
+    box.append(selector)
+
+
+def box_in_selector_map(box: Box) -> None:
+    selector = pyloop.Selector()
+    selector.register(WRITABLE, selectors.EVENT_WRITE, box)
+    box.append(selector.get_map())
+
+
+def with_tasks(box: Box, *coros: Any) -> list[Any]:
+    """Tasks of a loop that is open, and that the box alone holds."""
+    loop = loop_with_box(box)
+    tasks = [loop._create_native_task(coro) for coro in coros]
+    for _ in range(3):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    return tasks
+
+
+def box_in_wakeup(box: Box) -> None:
+    future = ForeignFuture()
+    with_tasks(box, wait_for(future))
+    box.append(future.callback)
+
+
+def box_in_finished_task(box: Box) -> None:
+    async def give() -> Box:
+        return box
+
+    box.extend(with_tasks(box, give()))
+
+
+def box_in_failed_task(box: Box) -> None:
+    async def give() -> Box:
+        raise ValueError(box)
+
+    box.extend(with_tasks(box, give()))
+    box[-1].exception()
+
+
+def box_in_done_callback(box: Box) -> None:
+    (task,) = with_tasks(box, wait_for(pyloop.sleep(1000)))
+    task.add_done_callback(partial(nothing, box))
+    task.cancel(box)
+
+
+def box_in_context(box: Box) -> None:
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+    context = contextvars.copy_context()
+    context.run(variable.set, box)
+    core = initialised_core(box)
+    box.append(core.call_soon(nothing, context=context))
+    box.append(core._create_native_task(generator(), context=context))
+
+
+def box_in_buffer(box: Box) -> None:
+    class Buffer(bytearray):
+        box: Any
+
+    left, right = socketpair()
+    buffer = Buffer(b"x")
+    buffer.box = box
+    box += [pyloop.recv_into(left, buffer), pyloop.sendall(right, buffer)]
+    left.close()
+    right.close()
+
+
+def box_in_task_factory(box: Box) -> None:
+    loop_with_box(box).set_task_factory(partial(nothing, box))  # type: ignore[arg-type]
+
+
+class SelectorWithBox(selectors.SelectSelector):
+    box: Any = None
+
+
+def box_in_the_selector_of_a_loop(box: Box) -> None:
+    selector = SelectorWithBox()
+    selector.box = box
+    box.append(pyloop.EventLoop(selector=selector))
+
+
+def box_in_signal_handler(box: Box) -> None:
+    core = initialised_core(box)
+    box.append(core._add_signal(signal.SIGUSR1, nothing, box))
+
+
+class ProtocolWithBox(asyncio.Protocol):
+    box: Any = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.box = None
+
+
+def box_in_transport(box: Box) -> None:
+    """Its two ends are watched: in the loop's table, and in the transport."""
+    loop = loop_with_box(box)
+    left, right = socketpair()
+    protocol = ProtocolWithBox()
+    protocol.box = [box, right]
+    transport: Any = _core.StreamCore(loop, left, protocol, None, {"box": box})
+    transport.attribute = box
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    transport.write(bytes(1_000_000))
+    box += [transport, *loop._waiters(left)]
+
+
+def box_in_listener(box: Box) -> None:
+    loop = loop_with_box(box)
+    sock = listener()
+    box.append(loop._listen(sock, partial(asyncio.Protocol), None, box.append, False))
+    box.append(sock)
+
+
+def box_in_subclass(kind: Any) -> Callable[[Box], None]:
+    def make(box: Box) -> None:
+        box.append(type("Derived", (kind,), {"box": box})())
+        box.append(type(box[-1]))
+        box[-2].attribute = box
+
+    return make
+
+
 def box_in_exception(kind: type[BaseException]) -> Callable[[Box], None]:
     return lambda box: box.append(kind(box))
 
@@ -498,12 +686,28 @@ def box_in_exception(kind: type[BaseException]) -> Callable[[Box], None]:
         box_in_reader,
         box_in_loop,
         box_in_open_loop,
+        box_in_selector,
+        box_in_selector_map,
+        box_in_wakeup,
+        box_in_finished_task,
+        box_in_failed_task,
+        box_in_done_callback,
+        box_in_context,
+        box_in_buffer,
+        box_in_task_factory,
+        box_in_the_selector_of_a_loop,
+        box_in_signal_handler,
+        box_in_transport,
+        box_in_listener,
+        box_in_subclass(pyloop.Channel),
+        box_in_subclass(pyloop.Selector),
+        box_in_subclass(_core.LoopCore),
         box_in_exception(pyloop.Deadlock),
         box_in_exception(pyloop.ChannelClosed),
         box_in_exception(pyloop.LineTooLong),
     ],
 )
-@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_cycle_is_collected(make: Callable[[Box], None]) -> None:
     box = Box()
     make(box)

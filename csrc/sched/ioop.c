@@ -69,6 +69,15 @@ ioop_release_view(OpObject *op)
     }
 }
 
+int
+ioop_traverse_view(OpObject *op, visitproc visit, void *arg)
+{
+    if (op->u.io.view != NULL) {
+        Py_VISIT(op->u.io.view->obj);
+    }
+    return 0;
+}
+
 /* An int member of _socket.socket, past the properties of its subclass. */
 /* --- making ops --- */
 

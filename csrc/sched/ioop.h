@@ -45,9 +45,11 @@ PyObject *ioop_discard(OpObject *op);
 
 /* Points op->u.io at the bytes of `data`: a bytes object is only held (in
  * op->value) if flags is PyBUF_SIMPLE, any other buffer is exported until
- * ioop_release_view, a `clear` of op kinds.  -1 with an exception. */
+ * ioop_release_view, a `clear` of op kinds; ioop_traverse_view is a `traverse`.
+ * -1 with an exception. */
 int ioop_take_buffer(OpObject *op, PyObject *data, int flags);
 void ioop_release_view(OpObject *op);
+int ioop_traverse_view(OpObject *op, visitproc visit, void *arg);
 
 /* The sockaddr of `address` for `sock`, as bytes; Py_None when a name must be
  * looked up first; NULL with an exception. */

@@ -162,6 +162,7 @@ static const struct op_kind op_kind_recv_into = {
     .arm = op_arm_fd,
     .disarm = op_disarm_fd,
     .clear = ioop_release_view,
+    .traverse = ioop_traverse_view,
 };
 
 /* --- recvfrom --- */

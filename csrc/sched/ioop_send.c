@@ -51,6 +51,7 @@ static const struct op_kind op_kind_send = {
     .arm = op_arm_fd,
     .disarm = op_disarm_fd,
     .clear = ioop_release_view,
+    .traverse = ioop_traverse_view,
 };
 
 static enum op_attempt
@@ -80,6 +81,7 @@ static const struct op_kind op_kind_sendall = {
     .arm = op_arm_fd,
     .disarm = op_disarm_fd,
     .clear = ioop_release_view,
+    .traverse = ioop_traverse_view,
 };
 
 /* op->value: the sockaddr, as bytes. */
@@ -116,6 +118,7 @@ static const struct op_kind op_kind_sendto = {
     .arm = op_arm_fd,
     .disarm = op_disarm_fd,
     .clear = ioop_release_view,
+    .traverse = ioop_traverse_view,
 };
 
 /* --- the functions --- */

@@ -201,7 +201,7 @@ Op_tp_traverse(OpObject *op, visitproc visit, void *arg)
     Py_VISIT(op->error);
     Py_VISIT(op->object);
     Py_VISIT(op->value);
-    return 0;
+    return op->kind->traverse != NULL ? op->kind->traverse(op, visit, arg) : 0;
 }
 
 static int

@@ -55,6 +55,8 @@ struct op_kind {
     /* Drops what the operation still holds; called once when it is DONE or
      * given up.  May be NULL. */
     void (*clear)(OpObject *op);
+    /* Visits what the operation holds in its union.  May be NULL. */
+    int (*traverse)(OpObject *op, visitproc visit, void *arg);
     /* Free of charge for the step budget (sleep: it waits anyway). */
     bool unmetered;
     /* Holds no reference, so that the collector need not know it. */
