@@ -18,14 +18,22 @@
 #include "errors.h"
 #include "sockfd.h"
 
-/* 1: EINTR and go on; 0: no EINTR; -1: a signal handler raised. */
 int
-ioop_interrupted(int error)
+ioop_interrupted(OpObject *op, int error)
 {
     if (error != EINTR) {
         return 0;
     }
-    return PyErr_CheckSignals() < 0 ? -1 : 1; /* call-out */
+    if (PyErr_CheckSignals() < 0) { /* call-out */
+        return -1;
+    }
+    if (op->status == OP_DONE) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "operation '%s' was closed by a signal handler",
+                     op->kind->name);
+        return -1;
+    }
+    return ioop_refresh_fd(op) < 0 ? -1 : 1;
 }
 
 enum op_attempt

@@ -21,9 +21,9 @@ int ioop_refresh_fd(OpObject *op);
  * signal handler. */
 Py_ssize_t ioop_recv(OpObject *op, void *buffer, size_t size);
 
-/* 1: it was EINTR, call again; 0: another error; -1: a signal handler
- * raised. */
-int ioop_interrupted(int error);
+/* 1: it was EINTR, call again; 0: another error; -1 with an exception: a signal
+ * handler raised, or ended the operation or its socket. */
+int ioop_interrupted(OpObject *op, int error);
 
 /* Raises the OSError for a failed call of `op`, except for -EINTR, whose
  * exception is set already.  OP_ATTEMPT_ERROR. */

@@ -45,22 +45,23 @@ accept_attempt(OpObject *op, PyObject **result)
     struct sockaddr_storage from;
     socklen_t from_length;
     int fd;
-    do {
+    for (;;) {
         from_length = sizeof(from);
         memset(&from, 0, sizeof(from));
         fd = accept4(op->fd, (struct sockaddr *)&from, &from_length,
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
-        /* A client that gave up in the queue is not the server's error. */
-    } while (fd < 0 && errno == ECONNABORTED);
-    if (fd < 0) {
+        if (fd >= 0) {
+            break;
+        }
         int error = errno;
         if (error == EAGAIN || error == EWOULDBLOCK) {
             return OP_ATTEMPT_WAIT;
         }
-        int rc = ioop_interrupted(error);
-        return rc > 0   ? accept_attempt(op, result)
-               : rc < 0 ? OP_ATTEMPT_ERROR
-                        : ioop_fail(op, -error);
+        /* A client that gave up in the queue is not the server's error. */
+        int rc = error == ECONNABORTED ? 1 : ioop_interrupted(op, error);
+        if (rc <= 0) {
+            return rc < 0 ? OP_ATTEMPT_ERROR : ioop_fail(op, -error);
+        }
     }
     PyObject *conn = wrap_connection(op, fd);
     PyObject *address

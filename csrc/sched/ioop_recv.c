@@ -65,7 +65,7 @@ ioop_recv(OpObject *op, void *buffer, size_t size)
             }
             return n >= 0 ? n : -EAGAIN;
         }
-        int rc = ioop_interrupted(error);
+        int rc = ioop_interrupted(op, error);
         if (rc <= 0) {
             return rc < 0 ? -EINTR : -error;
         }
@@ -188,7 +188,7 @@ recvfrom_attempt(OpObject *op, PyObject **result)
         memset(&from, 0, sizeof(from));
         n = recvfrom(op->fd, buffer, (size_t)size, MSG_DONTWAIT,
                      (struct sockaddr *)&from, &from_length);
-        rc = n < 0 ? ioop_interrupted(errno) : 0;
+        rc = n < 0 ? ioop_interrupted(op, errno) : 0;
     } while (rc > 0);
     if (n < 0) {
         int error = errno;

@@ -22,7 +22,7 @@ send_some(OpObject *op, const char *data, Py_ssize_t length)
         if (error == EAGAIN || error == EWOULDBLOCK) {
             return -EAGAIN;
         }
-        int rc = ioop_interrupted(error);
+        int rc = ioop_interrupted(op, error);
         if (rc <= 0) {
             return rc < 0 ? -EINTR : -error;
         }
@@ -98,7 +98,7 @@ sendto_attempt(OpObject *op, PyObject **result)
                    MSG_DONTWAIT | MSG_NOSIGNAL,
                    (struct sockaddr *)(void *)PyBytes_AS_STRING(op->value),
                    (socklen_t)PyBytes_GET_SIZE(op->value));
-        rc = n < 0 ? ioop_interrupted(errno) : 0;
+        rc = n < 0 ? ioop_interrupted(op, errno) : 0;
     } while (rc > 0);
     if (n < 0) {
         int error = errno;

@@ -8,6 +8,7 @@ import errno
 import os
 import random
 import selectors
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -893,3 +894,45 @@ def test_datagram_transports_go_on(backend: str, error: int) -> None:
             assert await protocol.lost is None
 
     run_asyncio(main(), backend)
+
+
+# --- signal handlers -----------------------------------------------------------------------------
+
+INTERRUPTED: dict[str, Callable[[socket.socket], Any]] = {
+    "recv": lambda sock: pyloop.recv(sock),
+    "recv_into": lambda sock: pyloop.recv_into(sock, bytearray(10)),
+    "recvfrom": lambda sock: pyloop.recvfrom(sock, 10),
+    "send": lambda sock: pyloop.send(sock, bytearray(10)),
+    "sendall": lambda sock: pyloop.sendall(sock, bytearray(10)),
+    "sendto": lambda sock: pyloop.sendto(sock, bytearray(10), "/nowhere"),
+    "accept": lambda sock: pyloop.accept(sock),
+}
+
+
+@pytest.mark.parametrize("what", ["operation", "socket"])
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_a_signal_handler_that_ends_what_it_interrupts(name: str, what: str) -> None:
+    """The call is interrupted until the handler has run."""
+    left, right = pair()
+
+    async def root() -> None:
+        operation = INTERRUPTED[name](left)
+
+        def handler(signum: int, frame: object) -> None:
+            if what == "operation":
+                operation.close()
+            else:
+                loop().close_socket(left)
+
+        signal.signal(signal.SIGVTALRM, handler)
+        add(RECEIVING + SENDING + ACCEPTING, left, count=ALWAYS, error=errno.EINTR)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+        with pytest.raises(RuntimeError if what == "operation" else OSError):
+            await operation
+
+    with left, right:
+        try:
+            pyloop.run(root())
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
