@@ -16,10 +16,13 @@ PROGRAM = Path(__file__).parent / "faults" / "out_of_memory.py"
 SLOW = ["stream_transports", "datagram_transports", "a_server"]
 FAST = re.findall(r"(?m)^@operation\ndef (\w+)", PROGRAM.read_text())
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("_testcapi") is None,
-    reason="the interpreter was built without _testcapi, which makes allocations fail",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("_testcapi") is None,
+        reason="the interpreter was built without _testcapi, which makes allocations fail",
+    ),
+    pytest.mark.timeout(320),  # under a sanitizer, on a slow machine
+]
 
 
 def climb(names: list[str]) -> None:
@@ -29,7 +32,7 @@ def climb(names: list[str]) -> None:
         env={**os.environ, "PYTHONDEVMODE": "", "PYTHONMALLOC": "malloc"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr[-6000:]}"
