@@ -291,7 +291,7 @@ def test_keyboard_interrupt_in_one_process(how: str, backend: str) -> None:
     rng = random.Random(seed())
     arguments = (how, str(INTERRUPTS), str(seed()))
     with Process(
-        sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM + ONE_AT_A_TIME, *arguments
+        sys.executable, "-P", "-X", "dev", "-W", "error", "-c", PROGRAM + ONE_AT_A_TIME, *arguments
     ) as process:
         for _ in range(INTERRUPTS):
             assert process.readline() == "running", process.stderr()
@@ -309,7 +309,7 @@ def test_keyboard_interrupt_in_one_process(how: str, backend: str) -> None:
 def test_storm_of_keyboard_interrupts(how: str) -> None:
     """They come while a run starts, while it ends, while the last one is being handled."""
     rng = random.Random(seed())
-    with Process(sys.executable, "-c", PROGRAM + STORM, how, "0", str(seed())) as process:
+    with Process(sys.executable, "-P", "-c", PROGRAM + STORM, how, "0", str(seed())) as process:
         assert process.readline() == "running", process.stderr()
         for _ in range(5 * INTERRUPTS):
             time.sleep(rng.random() * rng.choice([0.0005, 0.003]))
@@ -359,7 +359,7 @@ def test_exit_status_of_a_program_that_handles_nothing(how: str) -> None:
     """It ends as Python does: killed by SIGINT, after its finally blocks, with one traceback."""
     rng = random.Random(seed())
     for _ in range(max(RUNS // 10, 1)):
-        with Process(sys.executable, "-c", UNTIL_INTERRUPTED, how) as process:
+        with Process(sys.executable, "-P", "-c", UNTIL_INTERRUPTED, how) as process:
             assert process.readline() == "running"
             time.sleep(rng.random() * 0.01)
             process.process.send_signal(signal.SIGINT)
