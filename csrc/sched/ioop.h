@@ -21,8 +21,8 @@ int ioop_refresh_fd(OpObject *op);
  * signal handler. */
 Py_ssize_t ioop_recv(OpObject *op, void *buffer, size_t size);
 
-/* 1: it was EINTR, call again; 0: another error; -1 with an exception: a signal
- * handler raised, or ended the operation or its socket. */
+/* 1: it was EINTR, call again; 0: another error; -1 with an exception: a
+ * signal handler raised, or ended the operation or its socket. */
 int ioop_interrupted(OpObject *op, int error);
 
 /* Raises the OSError for a failed call of `op`, except for -EINTR, whose
@@ -45,8 +45,8 @@ PyObject *ioop_discard(OpObject *op);
 
 /* Points op->u.io at the bytes of `data`: a bytes object is only held (in
  * op->value) if flags is PyBUF_SIMPLE, any other buffer is exported until
- * ioop_release_view, a `clear` of op kinds; ioop_traverse_view is a `traverse`.
- * -1 with an exception. */
+ * ioop_release_view, a `clear` of op kinds; ioop_traverse_view is a
+ * `traverse`.  -1 with an exception. */
 int ioop_take_buffer(OpObject *op, PyObject *data, int flags);
 void ioop_release_view(OpObject *op);
 int ioop_traverse_view(OpObject *op, visitproc visit, void *arg);

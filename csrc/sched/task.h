@@ -96,8 +96,8 @@ PyObject *task_wakeup_new(TaskObject *task);
  * exception. */
 int task_wakeup_accept(struct module_state *state, PyObject *callback);
 
-/* The same for one that waits for an op: a CancelledError is thrown at its next
- * step, come what may.  -1 with an exception. */
+/* Cancels a task that waits for an op: a CancelledError is thrown at its
+ * next step, come what may.  -1 with an exception. */
 int task_commit_cancel(TaskObject *task, PyObject *message);
 
 /* Gives up what the task waits for and makes it ready.  1 if a foreign future
