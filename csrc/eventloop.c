@@ -553,6 +553,7 @@ static PyMethodDef Loop_methods[] = {
     LOOP_FASTCALL(sock_recv, Loop_sock_recv_doc),
     LOOP_FASTCALL(sock_recv_into, Loop_sock_recv_into_doc),
     LOOP_FASTCALL(sock_recvfrom, Loop_sock_recvfrom_doc),
+    LOOP_FASTCALL(sock_recvfrom_into, Loop_sock_recvfrom_into_doc),
     LOOP_FASTCALL(sock_sendall, Loop_sock_sendall_doc),
     LOOP_FASTCALL(sock_sendto, Loop_sock_sendto_doc),
     LOOP_FASTCALL(sock_accept, Loop_sock_accept_doc),

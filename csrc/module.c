@@ -49,7 +49,8 @@ static int (*const parts[])(PyObject *, struct module_state *) = {
     handle_init,         op_init,      task_init,      step_init,
     spawn_init,          sleep_init,   ioop_recv_init, ioop_send_init,
     ioop_conn_init,      channel_init, lines_init,     selectormap_init,
-    selector_init,       stream_init,  server_init,    eventloop_init,
+    selector_init,       stream_init,  dgram_init,     server_init,
+    eventloop_init,
 };
 
 static int

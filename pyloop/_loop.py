@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pyloop import _core
 from pyloop._run import run_tasks
 from pyloop._tls import SharingProtocol, share_buffer
-from pyloop._transport import StreamTransport
+from pyloop._transport import DatagramTransport, StreamTransport
 
 if TYPE_CHECKING:
     import ssl
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 
 # The families whose addresses the core knows.
-_SERVED_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+_KNOWN_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 # For 3.11 asyncio's stubs say that create_task() makes an asyncio.Task of a generator, too.
@@ -216,7 +216,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> None:
-        if not _is_stream_socket(sock) or sock.family not in _SERVED_FAMILIES:
+        if not (_is_stream_socket(sock) and _is_known_socket(sock)):
             super()._start_serving(  # type: ignore[misc]
                 protocol_factory,
                 sock,
@@ -371,6 +371,21 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         transport: asyncio.Transport = tls._app_transport
         return transport
 
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.DatagramProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> asyncio.DatagramTransport:
+        if not _is_known_socket(sock):
+            return super()._make_datagram_transport(  # type: ignore[misc,no-any-return]
+                sock, protocol, address, waiter, extra
+            )
+        self._ensure_fd_no_transport(sock)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+
     async def start_tls(
         self,
         transport: Any,
@@ -492,6 +507,14 @@ def _is_stream_socket(sock: object) -> bool:
     return (
         issubclass(type(sock), socket.socket)
         and _socket.socket.type.__get__(sock) == socket.SOCK_STREAM
+    )
+
+
+def _is_known_socket(sock: object) -> bool:
+    """Whether the core knows the addresses of its family."""
+    return (
+        issubclass(type(sock), socket.socket)
+        and _socket.socket.family.__get__(sock) in _KNOWN_FAMILIES
     )
 
 

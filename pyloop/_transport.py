@@ -1,6 +1,6 @@
-"""The Python half of the stream transport: what runs per connection or less.
+"""The Python half of the transports: what runs per connection or less.
 
-``StreamCore`` (C) reads, writes and closes, and calls up for everything that is rare.
+``StreamCore`` and ``DgramCore`` (C) read, write and close, and call up for everything rare.
 """
 
 from __future__ import annotations
@@ -18,11 +18,8 @@ from pyloop import _core
 _SERVER_KNOWS = sys.version_info >= (3, 13)
 
 
-class StreamTransport(_core.StreamCore):
-    """A connected stream socket, as an ``asyncio.Transport``."""
-
-    _start_tls_compatible = True
-    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+class _Transport(_core.StreamCore):
+    """What stream and datagram transports have in common."""
 
     # --- extra info: looked up when somebody asks ---
 
@@ -55,22 +52,6 @@ class StreamTransport(_core.StreamCore):
 
     # --- what the core calls ---
 
-    def _read_ready__on_eof(self) -> None:
-        if self._loop.get_debug():
-            logger.debug("%r received EOF", self)
-        try:
-            keep_open = self._protocol.eof_received()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
-            return
-        if keep_open:
-            # Nothing more can come, but the protocol may go on writing.
-            self._stop_reading()
-        else:
-            self.close()
-
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         if isinstance(exc, OSError):
             if self._loop is not None and self._loop.get_debug():
@@ -94,11 +75,62 @@ class StreamTransport(_core.StreamCore):
     def _log_debug(self, message: str) -> None:
         logger.debug(message, self)
 
+    # --- the object ---
+
+    def __repr__(self) -> str:
+        info = [type(self).__name__]
+        if not self._is_open:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(f"fd={self._sock_fd}")
+        if self._loop is not None and not self._loop.is_closed():
+            reads, writes = self._polling
+            info.append("read=polling" if reads else "read=idle")
+            state = "polling" if writes else "idle"
+            info.append(f"write=<{state}, bufsize={self._queued_size}>")
+        return f"<{' '.join(info)}>"
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if self._is_open:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            server = self._server
+            sock = self._sock
+            assert sock is not None
+            sock.close()
+            if server is not None:
+                self._detach_from(server)
+
     def _detach_from(self, server: Any) -> None:
         if _SERVER_KNOWS:
             server._detach(self)
         else:
             server._detach()
+
+
+class StreamTransport(_Transport):
+    """A connected stream socket, as an ``asyncio.Transport``."""
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    # --- what the core calls ---
+
+    def _read_ready__on_eof(self) -> None:
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if keep_open:
+            # Nothing more can come, but the protocol may go on writing.
+            self._stop_reading()
+        else:
+            self.close()
 
     # --- sendfile ---
 
@@ -126,28 +158,20 @@ class StreamTransport(_core.StreamCore):
         else:
             waiter.set_exception(exc)
 
-    # --- the object ---
 
-    def __repr__(self) -> str:
-        info = [type(self).__name__]
-        if not self._is_open:
-            info.append("closed")
-        elif self._closing:
-            info.append("closing")
-        info.append(f"fd={self._sock_fd}")
-        if self._loop is not None and not self._loop.is_closed():
-            reads, writes = self._polling
-            info.append("read=polling" if reads else "read=idle")
-            state = "polling" if writes else "idle"
-            info.append(f"write=<{state}, bufsize={self._queued_size}>")
-        return f"<{' '.join(info)}>"
+class DatagramTransport(_Transport, _core.DgramCore, asyncio.DatagramTransport):
+    """A datagram socket, as an ``asyncio.DatagramTransport``."""
 
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        if self._is_open:
-            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            server = self._server
-            sock = self._sock
-            assert sock is not None
-            sock.close()
-            if server is not None:
-                self._detach_from(server)
+    # In asyncio, too, its class inherits these and does not have them.
+
+    def write(self, data: object, /) -> None:
+        raise NotImplementedError
+
+    def writelines(self, list_of_data: object, /) -> None:
+        raise NotImplementedError
+
+    def write_eof(self) -> None:
+        raise NotImplementedError
+
+    def can_write_eof(self) -> bool:
+        raise NotImplementedError

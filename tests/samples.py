@@ -301,6 +301,17 @@ def connected(world: World) -> Any:
     return transport
 
 
+def datagrams(world: World) -> Any:
+    """A datagram transport, without its Python half, that has something to send."""
+    left, right = socketpair(socket.SOCK_DGRAM)
+    world.sockets += [left, right]
+    transport = _core.DgramCore(world.loop, left, asyncio.DatagramProtocol())
+    world.turn()
+    for _ in range(1000):
+        transport.sendto(bytes(1000))
+    return transport
+
+
 def watched(world: World) -> Any:
     connected(world)
     return world.loop._waiters(world.left)[0]
@@ -417,6 +428,10 @@ SAMPLES: dict[str, dict[str, Callable[[World], Any]]] = {
     "StreamCore": {
         "bare": lambda world: _core.StreamCore.__new__(_core.StreamCore),
         "connected": connected,
+    },
+    "DgramCore": {
+        "bare": lambda world: _core.DgramCore.__new__(_core.DgramCore),
+        "connected": datagrams,
     },
     "StreamEnd": {"reader": watched},
     "Listener": {"listening": listening, "stopped": stopped_listener},

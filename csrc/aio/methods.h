@@ -94,6 +94,8 @@ PyObject *Loop_sock_recv_into(LoopObject *self, PyObject *const *args,
                               Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_sock_recvfrom(LoopObject *self, PyObject *const *args,
                              Py_ssize_t nargs, PyObject *kwnames);
+PyObject *Loop_sock_recvfrom_into(LoopObject *self, PyObject *const *args,
+                                  Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_sock_sendall(LoopObject *self, PyObject *const *args,
                             Py_ssize_t nargs, PyObject *kwnames);
 PyObject *Loop_sock_sendto(LoopObject *self, PyObject *const *args,
@@ -105,6 +107,7 @@ PyObject *Loop_sock_connect(LoopObject *self, PyObject *const *args,
 extern const char Loop_sock_recv_doc[];
 extern const char Loop_sock_recv_into_doc[];
 extern const char Loop_sock_recvfrom_doc[];
+extern const char Loop_sock_recvfrom_into_doc[];
 extern const char Loop_sock_sendall_doc[];
 extern const char Loop_sock_sendto_doc[];
 extern const char Loop_sock_accept_doc[];

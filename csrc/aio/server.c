@@ -17,21 +17,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "batch.h"
 #include "methods.h"
 #include "sched/address.h"
 #include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/sockfd.h"
 #include "stream.h"
-
-/* Connections that are accepted in one turn, at most: others want their share,
- * and 32 take about as long as 32 small requests. */
-#define PL_ACCEPTS_PER_TURN 32
-
-/* After a ready socket had fewer connections than were tried for, the next so
- * many times only one is: the call that finds nothing costs a third of one
- * that does.  A queue that fills is noticed after them at the latest. */
-#define PL_WRONG_GUESS_ACCEPTS 16
 
 typedef struct {
     struct runnable head;
@@ -46,8 +38,7 @@ typedef struct {
     int fd;
     int family;
     int proto;
-    int batch;   /* how many to accept at the next event */
-    int guesses; /* left before more than one is tried for */
+    struct batch batch;
     bool is_tls;
     bool serving;
 } ListenerObject;
@@ -278,27 +269,11 @@ accept_one(ListenerObject *self)
     return rc < 0 ? -1 : 1;
 }
 
-/* What the next event is worth trying for, after `n` of `limit` were there. */
-static void
-note_batch(ListenerObject *self, int n, int limit)
-{
-    if (n < limit) {
-        self->batch = 1;
-        self->guesses = n > 1 ? 0 : PL_WRONG_GUESS_ACCEPTS;
-    }
-    else if (self->guesses > 0) {
-        self->guesses--;
-    }
-    else if (limit < PL_ACCEPTS_PER_TURN) {
-        self->batch = limit * 2;
-    }
-}
-
 /* -1 with an exception that must end the loop. */
 static int
 accept_batch(ListenerObject *self)
 {
-    int limit = self->batch;
+    int limit = self->batch.size;
     int n = 0;
     int rc = 1;
     while (rc > 0 && n < limit && self->serving) {
@@ -310,7 +285,7 @@ accept_batch(ListenerObject *self)
         rc = accept_one(self); /* call-out */
         n += rc > 0;
     }
-    note_batch(self, n, limit);
+    batch_note(&self->batch, n);
     return rc < 0 ? -1 : 0;
 }
 
@@ -387,8 +362,7 @@ Loop__listen(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     listener->fd = fd;
     listener->family = family;
     listener->proto = proto;
-    listener->batch = 1;
-    listener->guesses = 0;
+    batch_init(&listener->batch);
     listener->is_tls = is_tls;
     listener->serving = true;
     PyObject_GC_Track(listener);

@@ -41,7 +41,11 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
              PyObject *const *bound)
 {
     PyObject *stack[4] = {(PyObject *)self};
-    memcpy(stack + 1, bound, (size_t)spec->n_params * sizeof(*bound));
+    size_t n = (size_t)spec->n_params;
+    while (bound[n - 1] == NULL) {
+        n--; /* what was not given has a default there */
+    }
+    memcpy(stack + 1, bound, n * sizeof(*bound));
     PyObject *module = PyImport_ImportModule("asyncio.selector_events");
     PyObject *type
         = module != NULL
@@ -49,10 +53,9 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
               : NULL;
     PyObject *method
         = type != NULL ? PyObject_GetAttrString(type, spec->function) : NULL;
-    PyObject *result
-        = method != NULL ? PyObject_Vectorcall(
-                               method, stack, (size_t)spec->n_params + 1, NULL)
-                         : NULL;
+    PyObject *result = method != NULL
+                           ? PyObject_Vectorcall(method, stack, n + 1, NULL)
+                           : NULL;
     Py_XDECREF(method);
     Py_XDECREF(type);
     Py_XDECREF(module);
@@ -133,6 +136,16 @@ SOCK_METHOD(sock_sendto, ioop_py_sendto, 3, "sock", "data", "address")
 SOCK_METHOD(sock_accept, ioop_py_accept, 1, "sock")
 SOCK_METHOD(sock_connect, ioop_py_connect, 2, "sock", "address")
 
+PyObject *
+Loop_sock_recvfrom_into(LoopObject *self, PyObject *const *args,
+                        Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"sock", "buf", "nbytes"};
+    static const struct args_spec spec
+        = {"sock_recvfrom_into", names, 3, 3, 2};
+    return sock_op(self, &spec, ioop_py_recvfrom_into, args, nargs, kwnames);
+}
+
 const char Loop_sock_recv_doc[]
     = PyDoc_STR("sock_recv($self, /, sock, nbytes)\n--\n\n"
                 "Receive up to nbytes bytes; see pyloop.recv().");
@@ -142,6 +155,11 @@ const char Loop_sock_recv_into_doc[]
 const char Loop_sock_recvfrom_doc[]
     = PyDoc_STR("sock_recvfrom($self, /, sock, bufsize)\n--\n\n"
                 "Receive a datagram; see pyloop.recvfrom().");
+const char Loop_sock_recvfrom_into_doc[]
+    = PyDoc_STR("sock_recvfrom_into($self, /, sock, buf, nbytes=0)\n--\n\n"
+                "Receive a datagram of up to nbytes bytes, 0: as many as fit, "
+                "into a buffer.\n\n"
+                "Returns:\n    An awaitable of (int, address).");
 const char Loop_sock_sendall_doc[]
     = PyDoc_STR("sock_sendall($self, /, sock, data)\n--\n\n"
                 "Send all bytes; see pyloop.sendall().");

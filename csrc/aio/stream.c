@@ -22,9 +22,6 @@
 #include "sched/errors.h"
 #include "sched/handle.h"
 
-/* How much is received at once, as in asyncio's transport. */
-#define PL_STREAM_READ_BYTES (256 * 1024)
-
 /* --- helpers --- */
 
 void
@@ -110,7 +107,8 @@ end_run(struct runnable *runnable, LoopObject *loop)
     PyObject *context = Py_NewRef(self->context);
     int rc = PyContext_Enter(context);
     if (rc == 0) {
-        rc = is_reader ? stream_read_ready(self) : stream_write_ready(self);
+        rc = is_reader ? self->kind->read_ready(self)
+                       : self->kind->write_ready(self);
         if (PyContext_Exit(context) < 0) {
             rc = -1;
         }
@@ -121,11 +119,10 @@ end_run(struct runnable *runnable, LoopObject *loop)
                          started_ns);
     }
     if (rc < 0 && !errors_ends_loop()) {
-        rc = loop_report(
-            loop,
-            is_reader ? "Exception in callback StreamTransport._read_ready()"
-                      : "Exception in callback StreamTransport._write_ready()",
-            NULL, NULL);
+        rc = loop_report(loop,
+                         is_reader ? self->kind->read_failed
+                                   : self->kind->write_failed,
+                         NULL, NULL);
     }
     Py_DECREF(context);
     Py_DECREF(self); /* call-out */
@@ -233,24 +230,33 @@ receive(StreamObject *self, void *buffer, size_t size)
 
 static const char read_error[] = "Fatal read error on socket transport";
 
-static int
-read_bytes(StreamObject *self)
+char *
+stream_buffer(LoopObject *loop)
 {
-    LoopObject *loop = self->loop;
     if (loop->stream_buffer == NULL) {
         loop->stream_buffer = PyMem_Malloc(PL_STREAM_READ_BYTES);
         if (loop->stream_buffer == NULL) {
             PyErr_NoMemory();
-            return stream_fatal(self, read_error);
         }
     }
-    ssize_t n = receive(self, loop->stream_buffer, PL_STREAM_READ_BYTES);
+    return loop->stream_buffer;
+}
+
+static int
+read_bytes(StreamObject *self)
+{
+    LoopObject *loop = self->loop;
+    char *buffer = stream_buffer(loop);
+    if (buffer == NULL) {
+        return stream_fatal(self, read_error);
+    }
+    ssize_t n = receive(self, buffer, PL_STREAM_READ_BYTES);
     if (PL_UNLIKELY(n <= 0)) {
         return n == 0         ? end_of_input(self)
                : n == -EAGAIN ? 0
                               : stream_fatal(self, read_error);
     }
-    PyObject *data = PyBytes_FromStringAndSize(loop->stream_buffer, n);
+    PyObject *data = PyBytes_FromStringAndSize(buffer, n);
     if (data == NULL) {
         return stream_fatal(self, read_error);
     }
@@ -346,11 +352,19 @@ read_into_place(StreamObject *self)
     return 0;
 }
 
-int
-stream_read_ready(StreamObject *self)
+/* Receives once and calls the protocol. */
+static int
+read_ready(StreamObject *self)
 {
     if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
         return 0;
     }
     return self->is_buffered ? read_into_place(self) : read_bytes(self);
 }
+
+const struct stream_kind stream_kind = {
+    .read_ready = read_ready,
+    .write_ready = stream_write_ready,
+    .read_failed = "Exception in callback StreamTransport._read_ready()",
+    .write_failed = "Exception in callback StreamTransport._write_ready()",
+};

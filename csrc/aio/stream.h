@@ -36,13 +36,17 @@ struct stream_address {
     char bytes[sizeof(struct sockaddr_in6)];
 };
 
+/* How much is received at once, as in asyncio's transport. */
+#define PL_STREAM_READ_BYTES (256 * 1024)
+
 /* Pieces that have room in the transport itself. */
 #define PL_STREAM_FEW_PIECES 2
 
 /* What was written and not yet sent, oldest first: pieces[first .. first +
  * length) are owned bytes objects, of exact type (so that dropping one runs
- * no foreign code) and not empty; `offset` bytes of the first are gone;
- * `size` is what is left of all. */
+ * no foreign code) and not empty; `offset` bytes of the first are gone; `size`
+ * is what is left of all.  A datagram transport queues something else: see
+ * dgram.h. */
 struct stream_queue {
     PyObject **pieces; /* `few`, or owned: PyMem */
     uint32_t first;
@@ -53,6 +57,15 @@ struct stream_queue {
     PyObject *few[PL_STREAM_FEW_PIECES];
 };
 
+/* What a transport does when a side of its socket is ready: -1 with an
+ * exception; and how that is reported. */
+struct stream_kind {
+    int (*read_ready)(struct StreamObject *self);
+    int (*write_ready)(struct StreamObject *self);
+    const char *read_failed;
+    const char *write_failed;
+};
+
 typedef struct StreamObject {
     PyObject_HEAD
     /* The slots of asyncio's _FlowControlMixin, which StreamCore inherits
@@ -60,6 +73,7 @@ typedef struct StreamObject {
     PyObject *base_slots[5];
     PyObject *dict; /* owned, or NULL */
     PyObject *weakrefs;
+    const struct stream_kind *kind;
     LoopObject *loop;   /* owned; NULL before _setup and once lost */
     PyObject *sock;     /* owned; kept once closed, for get_extra_info.  NULL:
                            not asked for, `fd` is ours */
@@ -120,8 +134,11 @@ void stream_set_oserror(int error);
  * with an exception. */
 int stream_settle_waiter(StreamObject *self, PyObject *exc);
 
-/* Receives once and calls the protocol.  -1 with an exception. */
-int stream_read_ready(StreamObject *self);
+/* Where all transports of the loop receive, PL_STREAM_READ_BYTES long; NULL
+ * with MemoryError. */
+char *stream_buffer(LoopObject *loop);
+
+extern const struct stream_kind stream_kind;
 
 /* --- stream_make.c --- */
 
@@ -139,6 +156,12 @@ PyObject *stream_socket(StreamObject *self);
 void stream_keep_sockname(StreamObject *self);
 /* Takes it out of the loop's table. */
 void stream_unlist(StreamObject *self);
+/* What __init__ does, with None for what is not given.  -1 with an exception:
+ * the socket is still the caller's. */
+int stream_set_up(StreamObject *self, struct module_state *state,
+                  PyObject *loop, PyObject *sock, PyObject *protocol,
+                  PyObject *waiter, PyObject *extra, PyObject *server,
+                  PyObject *context);
 /* Calls another protocol from now on. */
 int stream_set_protocol(StreamObject *self, PyObject *protocol);
 
@@ -196,6 +219,14 @@ extern const char Stream_write_ready_doc[];
 void stream_queue_init(struct stream_queue *queue);
 /* Drops what is queued. */
 void stream_queue_clear(struct stream_queue *queue);
+/* Appends an object of `size` bytes; steals it, also on failure.  -1 with
+ * MemoryError. */
+int stream_queue_push(struct stream_queue *queue, PyObject *piece,
+                      Py_ssize_t size);
+/* Calls pause_writing() if it is due.  -1 with an exception. */
+int stream_maybe_pause(StreamObject *self);
+/* Does what was put off until everything is sent.  -1 with an exception. */
+int stream_after_drained(StreamObject *self);
 /* Sends now what waits for the end of the turn, if anything does.  -1 with an
  * exception; that sending failed is none, but has closed the transport. */
 int stream_flush(StreamObject *self);
@@ -206,6 +237,12 @@ int stream_flush_run(struct loop_flush *flush, LoopObject *loop);
 /* The socket takes bytes again.  -1 with an exception. */
 int stream_write_ready(StreamObject *self);
 
+/* A write to a connection that is lost: quiet, but for a hint in the log to
+ * whoever goes on.  -1 with an exception. */
+int stream_note_lost_write(StreamObject *self);
+/* 0, or -1 with TypeError: neither bytes, bytearray nor memoryview. */
+int stream_check_is_data(PyObject *data);
+
 PyObject *Stream_write(StreamObject *self, PyObject *data);
 PyObject *Stream_writelines(StreamObject *self, PyObject *list);
 PyObject *Stream_write_eof(StreamObject *self, PyObject *ignored);
@@ -215,5 +252,11 @@ extern const char Stream_write_doc[];
 extern const char Stream_writelines_doc[];
 extern const char Stream_write_eof_doc[];
 extern const char Stream_get_write_buffer_size_doc[];
+
+/* --- stream_type.c, for the type that inherits --- */
+
+int Stream_tp_traverse(StreamObject *self, visitproc visit, void *arg);
+int Stream_tp_clear(StreamObject *self);
+void Stream_tp_dealloc(StreamObject *self);
 
 #endif

@@ -365,7 +365,7 @@ const char Stream_read_ready_doc[]
 PyObject *
 Stream__read_ready(StreamObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (stream_read_ready(self) < 0) {
+    if (self->kind->read_ready(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -378,7 +378,7 @@ const char Stream_write_ready_doc[]
 PyObject *
 Stream__write_ready(StreamObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (stream_write_ready(self) < 0) {
+    if (self->kind->write_ready(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -34,6 +34,7 @@ Stream_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->high_water = PL_STREAM_HIGH_WATER;
     self->low_water = PL_STREAM_HIGH_WATER / 4;
     self->fd = -1;
+    self->kind = &stream_kind;
     return (PyObject *)self;
 }
 
@@ -377,20 +378,10 @@ take_extra(StreamObject *self, PyObject *extra)
 }
 
 int
-Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs)
+stream_set_up(StreamObject *self, struct module_state *state, PyObject *loop,
+              PyObject *sock, PyObject *protocol, PyObject *waiter,
+              PyObject *extra, PyObject *server, PyObject *context)
 {
-    static char *names[] = {"loop",  "sock",   "protocol", "waiter",
-                            "extra", "server", "context",  NULL};
-    struct module_state *state = state_of((PyObject *)self);
-    PyObject *loop, *sock, *protocol, *waiter = Py_None, *extra = Py_None;
-    PyObject *server = Py_None, *context = Py_None;
-    if (state == NULL
-        || !PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!OO|OOOO:StreamTransport", names, state->LoopType,
-            &loop, &sock, &protocol, &waiter, &extra, &server, &context))
-    {
-        return -1;
-    }
     if (self->loop != NULL || self->released) {
         PyErr_SetString(PyExc_RuntimeError, "the transport is set up already");
         return -1;
@@ -402,7 +393,7 @@ Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     int family, proto;
-    int fd = sockfd_get(state, sock, "StreamTransport");
+    int fd = sockfd_get(state, sock, "transport");
     if (fd < 0 || loop_check_usable((LoopObject *)loop) < 0
         || sockfd_member(state, sock, "family", &family) < 0
         || sockfd_member(state, sock, "proto", &proto) < 0)
@@ -424,6 +415,25 @@ Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     return complete(self, protocol, waiter, server == Py_None ? NULL : server);
+}
+
+int
+Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"loop",  "sock",   "protocol", "waiter",
+                            "extra", "server", "context",  NULL};
+    struct module_state *state = state_of((PyObject *)self);
+    PyObject *loop, *sock, *protocol, *waiter = Py_None, *extra = Py_None;
+    PyObject *server = Py_None, *context = Py_None;
+    if (state == NULL
+        || !PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O!OO|OOOO:StreamTransport", names, state->LoopType,
+            &loop, &sock, &protocol, &waiter, &extra, &server, &context))
+    {
+        return -1;
+    }
+    return stream_set_up(self, state, loop, sock, protocol, waiter, extra,
+                         server, context);
 }
 
 PyObject *

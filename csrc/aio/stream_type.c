@@ -125,7 +125,7 @@ static PyMemberDef Stream_members[] = {
 
 /* --- the types --- */
 
-static int
+int
 Stream_tp_traverse(StreamObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
@@ -150,7 +150,7 @@ Stream_tp_traverse(StreamObject *self, visitproc visit, void *arg)
 }
 
 /* The loop stays: the ends and the flush list are left through it. */
-static int
+int
 Stream_tp_clear(StreamObject *self)
 {
     for (size_t i = 0; i < sizeof(self->base_slots) / sizeof(PyObject *); i++)
@@ -172,7 +172,7 @@ Stream_tp_clear(StreamObject *self)
     return 0;
 }
 
-static void
+void
 Stream_tp_dealloc(StreamObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);

@@ -43,13 +43,16 @@ stream_queue_init(struct stream_queue *queue)
 void
 stream_queue_clear(struct stream_queue *queue)
 {
-    for (uint32_t i = 0; i < queue->length; i++) {
-        Py_DECREF(queue->pieces[queue->first + i]);
-    }
-    if (queue->pieces != queue->few) {
-        PyMem_Free(queue->pieces);
-    }
+    /* Moved out first: what a datagram is addressed to may be anything. */
+    struct stream_queue old = *queue;
+    PyObject **pieces = queue->pieces == queue->few ? old.few : old.pieces;
     stream_queue_init(queue);
+    for (uint32_t i = 0; i < old.length; i++) {
+        Py_DECREF(pieces[old.first + i]);
+    }
+    if (pieces != old.few) {
+        PyMem_Free(pieces);
+    }
 }
 
 static int
@@ -84,17 +87,25 @@ queue_reserve(struct stream_queue *queue)
     return 0;
 }
 
-/* Steals `piece`, also on failure. */
-static int
-queue_append(struct stream_queue *queue, PyObject *piece)
+int
+stream_queue_push(struct stream_queue *queue, PyObject *piece, Py_ssize_t size)
 {
-    if (piece == NULL || queue_reserve(queue) < 0) {
-        Py_XDECREF(piece);
+    if (queue_reserve(queue) < 0) {
+        Py_DECREF(piece);
         return -1;
     }
     queue->pieces[queue->first + queue->length++] = piece;
-    queue->size += PyBytes_GET_SIZE(piece);
+    queue->size += size;
     return 0;
+}
+
+/* Steals `piece`, also on failure; NULL: there is an exception already. */
+static int
+queue_append(struct stream_queue *queue, PyObject *piece)
+{
+    return piece == NULL
+               ? -1
+               : stream_queue_push(queue, piece, PyBytes_GET_SIZE(piece));
 }
 
 /* Takes n bytes off the front. */
@@ -200,9 +211,8 @@ write_failed(StreamObject *self, int error)
     return rc;
 }
 
-/* Does what was put off until everything is sent.  -1 with an exception. */
-static int
-after_drained(StreamObject *self)
+int
+stream_after_drained(StreamObject *self)
 {
     if (PL_LIKELY(self->empty_waiter == NULL && !self->closing && !self->eof))
     {
@@ -234,7 +244,7 @@ send_now(StreamObject *self)
         return write_failed(self, -rc); /* call-out */
     }
     return self->queue.length > 0 ? stream_watch(self, PL_SIDE_WRITE)
-                                  : after_drained(self);
+                                  : stream_after_drained(self);
 }
 
 void
@@ -272,8 +282,8 @@ stream_flush_run(struct loop_flush *flush, LoopObject *loop)
     return rc;
 }
 
-static int
-maybe_pause(StreamObject *self)
+int
+stream_maybe_pause(StreamObject *self)
 {
     if (PL_LIKELY(self->queue.size <= self->high_water)
         || self->protocol_paused)
@@ -291,7 +301,7 @@ static int
 schedule(StreamObject *self)
 {
     if (stream_is_watched(self, PL_SIDE_WRITE)) {
-        return maybe_pause(self);
+        return stream_maybe_pause(self);
     }
     LoopObject *loop = self->loop;
     bool is_linked = list_is_linked(&self->flush.link);
@@ -305,7 +315,7 @@ schedule(StreamObject *self)
         return 0;
     }
     stream_unlink_flush(self);
-    return send_now(self) < 0 ? -1 : maybe_pause(self);
+    return send_now(self) < 0 ? -1 : stream_maybe_pause(self);
 }
 
 int
@@ -330,7 +340,7 @@ stream_write_ready(StreamObject *self)
         }
         Py_DECREF(res);
     }
-    return self->queue.length == 0 ? after_drained(self) : 0;
+    return self->queue.length == 0 ? stream_after_drained(self) : 0;
 }
 
 /* --- the methods --- */
@@ -354,10 +364,8 @@ check_may_write(StreamObject *self, const char *after_eof,
     return stream_check_process(self);
 }
 
-/* A write to a connection that is lost: quiet, but for a hint in the log to
- * whoever goes on. */
-static int
-note_lost_write(StreamObject *self)
+int
+stream_note_lost_write(StreamObject *self)
 {
     PyObject *res
         = PyObject_CallMethod((PyObject *)self, "_note_lost_write", NULL);
@@ -365,8 +373,8 @@ note_lost_write(StreamObject *self)
     return res == NULL ? -1 : 0;
 }
 
-static int
-check_is_data(PyObject *data)
+int
+stream_check_is_data(PyObject *data)
 {
     if (PyBytes_Check(data) || PyByteArray_Check(data)
         || PyMemoryView_Check(data))
@@ -410,7 +418,7 @@ send_large(StreamObject *self, Py_buffer *view)
     {
         return -1;
     }
-    return maybe_pause(self);
+    return stream_maybe_pause(self);
 }
 
 /* Writes what may change or be freed once we return. */
@@ -423,7 +431,7 @@ write_buffer(StreamObject *self, PyObject *data)
     }
     int rc = 0;
     if (view.len > 0 && (self->conn_lost > 0 || self->loop == NULL)) {
-        rc = note_lost_write(self);
+        rc = stream_note_lost_write(self);
     }
     else if (view.len > self->high_water && self->queue.length == 0) {
         rc = send_large(self, &view);
@@ -450,7 +458,7 @@ write_piece(StreamObject *self, PyObject *data)
         return 0;
     }
     if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
-        return note_lost_write(self);
+        return stream_note_lost_write(self);
     }
     return queue_append(&self->queue, Py_NewRef(data)) < 0 ? -1
                                                            : schedule(self);
@@ -470,7 +478,9 @@ const char Stream_write_doc[] = PyDoc_STR(
 PyObject *
 Stream_write(StreamObject *self, PyObject *data)
 {
-    if (PL_UNLIKELY(!PyBytes_CheckExact(data)) && check_is_data(data) < 0) {
+    if (PL_UNLIKELY(!PyBytes_CheckExact(data))
+        && stream_check_is_data(data) < 0)
+    {
         return NULL;
     }
     if (check_may_write(self, "Cannot call write() after write_eof()",

@@ -68,6 +68,8 @@ PyObject *ioop_py_recv_into(PyObject *module, PyObject *const *args,
                             Py_ssize_t nargs, PyObject *kwnames);
 PyObject *ioop_py_recvfrom(PyObject *module, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ioop_py_recvfrom_into(PyObject *module, PyObject *const *args,
+                                Py_ssize_t nargs, PyObject *kwnames);
 PyObject *ioop_py_sendall(PyObject *module, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames);
 PyObject *ioop_py_sendto(PyObject *module, PyObject *const *args,

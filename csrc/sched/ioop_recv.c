@@ -167,6 +167,46 @@ static const struct op_kind op_kind_recv_into = {
 
 /* --- recvfrom --- */
 
+/* One recvfrom(2): the bytes, or -errno; -EINTR comes with the exception of a
+ * signal handler. */
+static Py_ssize_t
+receive_from(OpObject *op, void *buffer, size_t size,
+             struct sockaddr_storage *from, socklen_t *from_length)
+{
+    for (;;) {
+        *from_length = sizeof(*from);
+        memset(from, 0, sizeof(*from));
+        ssize_t n = recvfrom(op->fd, buffer, size, MSG_DONTWAIT,
+                             (struct sockaddr *)from, from_length);
+        if (n >= 0) {
+            return n;
+        }
+        int error = errno;
+        int rc = ioop_interrupted(op, error);
+        if (rc <= 0) {
+            return rc < 0 ? -EINTR : error == EWOULDBLOCK ? -EAGAIN : -error;
+        }
+    }
+}
+
+/* (`received`, address); a connected stream socket gives no address.  Steals
+ * `received`, which may be NULL. */
+static enum op_attempt
+received_from(PyObject *received, const struct sockaddr_storage *from,
+              socklen_t from_length, PyObject **result)
+{
+    PyObject *address
+        = from_length == 0
+              ? Py_NewRef(Py_None)
+              : address_to_python((const struct sockaddr *)from, from_length);
+    if (received != NULL && address != NULL) {
+        *result = PyTuple_Pack(2, received, address);
+    }
+    Py_XDECREF(received);
+    Py_XDECREF(address);
+    return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
+}
+
 static enum op_attempt
 recvfrom_attempt(OpObject *op, PyObject **result)
 {
@@ -181,37 +221,38 @@ recvfrom_attempt(OpObject *op, PyObject **result)
     if (buffer == NULL) {
         return OP_ATTEMPT_ERROR;
     }
-    ssize_t n;
-    int rc;
-    do {
-        from_length = sizeof(from);
-        memset(&from, 0, sizeof(from));
-        n = recvfrom(op->fd, buffer, (size_t)size, MSG_DONTWAIT,
-                     (struct sockaddr *)&from, &from_length);
-        rc = n < 0 ? ioop_interrupted(op, errno) : 0;
-    } while (rc > 0);
+    Py_ssize_t n = receive_from(op, buffer, (size_t)size, &from, &from_length);
     if (n < 0) {
-        int error = errno;
         Py_XDECREF(bytes);
-        if (rc < 0) {
-            return OP_ATTEMPT_ERROR;
-        }
-        return error == EAGAIN || error == EWOULDBLOCK ? OP_ATTEMPT_WAIT
-                                                       : ioop_fail(op, -error);
+        return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
     }
-    bytes = landed(bytes, buffer, n);
-    /* A connected stream socket gives no address. */
-    PyObject *address
-        = from_length == 0
-              ? Py_NewRef(Py_None)
-              : address_to_python((struct sockaddr *)&from, from_length);
-    if (bytes != NULL && address != NULL) {
-        *result = PyTuple_Pack(2, bytes, address);
-    }
-    Py_XDECREF(bytes);
-    Py_XDECREF(address);
-    return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
+    return received_from(landed(bytes, buffer, n), &from, from_length, result);
 }
+
+static enum op_attempt
+recvfrom_into_attempt(OpObject *op, PyObject **result)
+{
+    if (ioop_refresh_fd(op) < 0) {
+        return OP_ATTEMPT_ERROR;
+    }
+    struct sockaddr_storage from;
+    socklen_t from_length;
+    Py_ssize_t n = receive_from(op, op->u.io.data, (size_t)op->u.io.length,
+                                &from, &from_length);
+    if (n < 0) {
+        return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
+    }
+    return received_from(PyLong_FromSsize_t(n), &from, from_length, result);
+}
+
+static const struct op_kind op_kind_recvfrom_into = {
+    .name = "recvfrom_into",
+    .attempt = recvfrom_into_attempt,
+    .arm = op_arm_fd,
+    .disarm = op_disarm_fd,
+    .clear = ioop_release_view,
+    .traverse = ioop_traverse_view,
+};
 
 static const struct op_kind op_kind_recvfrom = {
     .name = "recvfrom",
@@ -340,6 +381,39 @@ ioop_py_recv_into(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     static const struct args_spec spec = {"recv_into", names, 2, 2, 2};
     return ioop_new_buffer(module, &spec, &op_kind_recv_into, PL_SIDE_READ,
                            PyBUF_WRITABLE, args, nargs, kwnames);
+}
+
+/* For the loop's method alone: (sock, buffer, nbytes or NULL). */
+PyObject *
+ioop_py_recvfrom_into(PyObject *module, PyObject *const *args,
+                      Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(names))
+{
+    OpObject *op = ioop_new(state_of_module(module), &op_kind_recvfrom_into,
+                            args[0], PL_SIDE_READ);
+    Py_ssize_t size = 0;
+    if (op == NULL) {
+        return NULL;
+    }
+    if (args[2] != NULL) {
+        size = PyNumber_AsSsize_t(args[2], PyExc_OverflowError);
+        if (size == -1 && PyErr_Occurred()) {
+            return ioop_discard(op);
+        }
+    }
+    if (ioop_take_buffer(op, args[1], PyBUF_WRITABLE) < 0) {
+        return ioop_discard(op);
+    }
+    if (size < 0 || size > op->u.io.length) {
+        PyErr_SetString(
+            PyExc_ValueError,
+            size < 0 ? "negative buffersize in recvfrom_into"
+                     : "nbytes is greater than the length of the buffer");
+        return ioop_discard(op);
+    }
+    if (size > 0) {
+        op->u.io.length = size;
+    }
+    return (PyObject *)op;
 }
 
 #define IOOP_FASTCALL(name) \

@@ -27,6 +27,7 @@ struct TaskObject;
     X(StreamType) \
     X(StreamEndType) \
     X(ListenerType) \
+    X(DgramType) \
     X(SelectorType) \
     X(SelectorMapType)
 
@@ -92,6 +93,8 @@ struct TaskObject;
     X(cr_running) \
     X(cr_suspended) \
     X(data_received) \
+    X(datagram_received) \
+    X(error_received) \
     X(exception) \
     X(finalizer) \
     X(firstiter) \
@@ -187,6 +190,7 @@ int selectormap_init(PyObject *module, struct module_state *state);
 int selector_init(PyObject *module, struct module_state *state);
 int spawn_init(PyObject *module, struct module_state *state);
 int stream_init(PyObject *module, struct module_state *state);
+int dgram_init(PyObject *module, struct module_state *state);
 int server_init(PyObject *module, struct module_state *state);
 int eventloop_init(PyObject *module, struct module_state *state);
 
