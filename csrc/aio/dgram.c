@@ -2,8 +2,8 @@
  *
  * What sendto() is given is sent at once when nothing is queued, since a
  * protocol's error_received() is called within the call that failed.  One
- * recvfrom(2) a datagram: what recvmmsg(2) took could not be left to the kernel
- * when a callback pauses or closes the transport.
+ * recvfrom(2) a datagram: what recvmmsg(2) took could not be left to the
+ * kernel when a callback pauses or closes the transport.
  *
  * An exception in datagram_received() is reported and the transport goes on,
  * as in asyncio: anybody may send anything to an open port. */
