@@ -11,6 +11,8 @@ import os
 import random
 import selectors
 import signal
+import sys
+import warnings
 import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -405,3 +407,29 @@ def test_a_handle_that_runs_itself_and_is_cancelled(loop: Any, quiet_process: No
     assert seen == [reference()]
     seen.clear()
     assert reference() is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no buffers in Python")
+def test_a_buffer_in_a_cycle_is_given_back_before_anything_is_cleared() -> None:
+    """What exports it is a function with a closure, which the collector takes apart, too."""
+    released: list[str] = []
+
+    def in_a_cycle(sock: Any) -> None:
+        class Buffer:
+            def __buffer__(self, flags: int) -> memoryview:
+                return memoryview(bytearray(10))
+
+            def __release_buffer__(self, view: memoryview) -> None:
+                released.append(name)
+                box.append(view)
+
+        name = "buffer"
+        box: list[Any] = [Buffer()]
+        box.append(pyloop.recv_into(sock, box[0]))
+
+    with pair() as (left, _), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # never awaited
+        for _ in range(20):
+            in_a_cycle(left)
+        gc.collect()
+    assert released == ["buffer"] * 20

@@ -115,19 +115,27 @@ was_never_awaited(const OpObject *op)
     return op->status == OP_NEW && op->loop == NULL;
 }
 
+/* A buffer is given back here, before the collector clears anything: what
+ * exports it may be written in Python. */
 static void
 Op_tp_finalize(OpObject *op)
 {
-    if (!was_never_awaited(op)) {
+    bool is_unused = was_never_awaited(op);
+    bool holds_buffer = op->kind->traverse != NULL && op->status != OP_DONE;
+    if (!is_unused && !holds_buffer) {
         return;
     }
     PyObject *pending = exception_take();
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                         "pyloop operation '%s' was never awaited",
-                         op->kind->name)
-        < 0)
+    if (is_unused
+        && PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                            "pyloop operation '%s' was never awaited",
+                            op->kind->name)
+               < 0)
     {
         PyErr_WriteUnraisable((PyObject *)op);
+    }
+    if (holds_buffer) {
+        op_give_up(op); /* call-out */
     }
     if (pending != NULL) {
         exception_put(pending);
