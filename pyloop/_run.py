@@ -139,13 +139,19 @@ def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
         _close_all(coros[len(made) :])
         _abandon(loop, made)
         raise
-    with interrupts:
-        try:
-            _run_to_end(loop)
-            if not coros:
-                _run_asyncio_tasks(loop)
-        finally:
-            _finish(loop, roots, interrupts.cancelled)
+    try:
+        with interrupts:
+            try:
+                _run_to_end(loop)
+                if not coros:
+                    _run_asyncio_tasks(loop)
+            finally:
+                _finish(loop, roots, interrupts.cancelled)
+    except MemoryError:
+        # If _finish() could not be called, or not go to its end: the next run() begins without.
+        loop._close_native_tasks()
+        loop._take_failed()
+        raise
     for root in roots:
         root.result()
     if len(roots) == 1:
@@ -218,15 +224,10 @@ def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
     `cancelled` were cancelled by Ctrl-C already: a second CancelledError would break into their
     finally blocks.
     """
-    try:
-        for task in loop._native_tasks():
-            if task not in cancelled:
-                task.cancel()
-        _run_cancelled(loop)
-    except MemoryError:
-        loop._close_native_tasks()  # the next run() begins without them
-        loop._take_failed()
-        raise
+    for task in loop._native_tasks():
+        if task not in cancelled:
+            task.cancel()
+    _run_cancelled(loop)
     pending = asyncio.all_tasks(loop)
     if pending or loop._asyncgens:
         for asyncio_task in pending - cancelled:

@@ -43,7 +43,7 @@ TYPES = [value for value in vars(_core).values() if isinstance(value, type)]
 
 # What an operation ends with when a callback was not made, for want of memory, and that was
 # reported.
-LEFT_OUT = (AssertionError, TimeoutError, pyloop.Deadlock)
+LEFT_OUT = (AssertionError, TimeoutError, asyncio.CancelledError, pyloop.Deadlock)
 
 # The interpreter itself crashes where it has no memory for a function (from 3.12 on).
 MAKES_FUNCTIONS = {
@@ -67,6 +67,7 @@ class World:
     def __init__(self) -> None:
         self.loop = EventLoop()
         self._open = contextlib.ExitStack()
+        self._socks: list[socket.socket] = []
         # The handler sees what callbacks raise where there is nobody to raise it to.
         self.loop.set_exception_handler(self._report)
         self.reports: list[BaseException | None] = []
@@ -89,8 +90,16 @@ class World:
 
     def keep(self, sock: socket.socket) -> socket.socket:
         sock.setblocking(False)
+        self._socks.append(sock)
         self._open.callback(sock.close)
         return sock
+
+    def transports(self) -> list[Any]:
+        """Those that the loop knows of, for the sockets that are kept."""
+        found = [
+            self.loop._transport_at(sock.fileno()) for sock in self._socks if sock.fileno() >= 0
+        ]
+        return [*filter(None, found), *self.loop._transports.values()]
 
     def listener(self) -> socket.socket:
         sock = self.keep(socket.socket())
@@ -107,6 +116,7 @@ class World:
     def renew(self) -> None:
         """Drop the sockets of a round; the loop stays."""
         self._open.close()
+        self._socks.clear()
         self.reports.clear()
 
     def close(self) -> None:
@@ -816,7 +826,7 @@ def driven(
         finally:
             _testcapi.remove_mem_hooks()
             # Those as well that were made, and could not be handed over.
-            for one in [*opened, *loop._transports.values()]:
+            for one in [*opened, *world.transports()]:
                 close(one)
             settle(loop)
 
