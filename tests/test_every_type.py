@@ -366,6 +366,17 @@ def one_transport(world: World) -> None:
     right.close()
 
 
+def one_datagram(world: World) -> None:
+    left, right = socketpair(socket.SOCK_DGRAM)
+    transport = _core.DgramCore(world.loop, left, asyncio.DatagramProtocol())
+    world.turn()
+    for _ in range(1000):
+        transport.sendto(bytes(1000))
+    transport.abort()
+    world.turn()
+    right.close()
+
+
 def one_listener(world: World) -> None:
     with listener() as sock:
         world.loop._listen(sock, asyncio.Protocol, None, nothing, False).stop()
@@ -387,6 +398,7 @@ ROUNDS: dict[str, Callable[[World, int], None]] = {
     "EventLoop": repeat(one_loop, share=10),
     "StreamCore": repeat(one_transport, share=10),
     "StreamEnd": repeat(one_transport, share=10),
+    "DgramCore": repeat(one_datagram, share=20),
     "Listener": repeat(one_listener, share=10),
     "Deadlock": repeat(SAMPLES["Deadlock"]["new"]),
     "ChannelClosed": repeat(SAMPLES["ChannelClosed"]["new"]),
@@ -653,6 +665,21 @@ def box_in_transport(box: Box) -> None:
     box += [transport, *loop._waiters(left)]
 
 
+def box_in_datagram(box: Box) -> None:
+    """Also in what is queued."""
+    loop = loop_with_box(box)
+    left, right = socketpair(socket.SOCK_DGRAM)
+    protocol: Any = ProtocolWithBox()
+    protocol.box = [box, right]
+    transport = _core.DgramCore(loop, left, protocol, None, None, {"box": box})
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    for _ in range(1000):
+        transport.sendto(bytes(1000))
+    transport.sendto(b"x", (box,))
+    box += [transport, *loop._waiters(left)]
+
+
 def box_in_listener(box: Box) -> None:
     loop = loop_with_box(box)
     sock = listener()
@@ -698,6 +725,7 @@ def box_in_exception(kind: type[BaseException]) -> Callable[[Box], None]:
         box_in_the_selector_of_a_loop,
         box_in_signal_handler,
         box_in_transport,
+        box_in_datagram,
         box_in_listener,
         box_in_subclass(pyloop.Channel),
         box_in_subclass(pyloop.Selector),
