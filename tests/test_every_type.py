@@ -44,6 +44,7 @@ pytestmark = [
     # Objects are dropped in states that call for a warning.
     pytest.mark.filterwarnings("ignore:pyloop operation:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning"),
 ]
 
 

@@ -61,6 +61,8 @@ def test_client_that_does_not_read_disturbs_nobody(server: Server, client: LineC
 
 
 def test_connections_are_closed(server: Server, client: LineClient) -> None:
+    client.sock.sendall(b"?")
+    assert client.recv() == "Hello world"  # the server has accepted it
     before = server.descriptors()
     for number in range(20):
         with LineClient(server.address) as other:
