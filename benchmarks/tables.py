@@ -185,6 +185,34 @@ def target_lines(results: Sequence[Json]) -> list[str]:
     return lines
 
 
+def face_of(peer: str) -> str:
+    """ "streams" of "uvloop streams"; "" of a library's own or only interface."""
+    return peer.partition(" ")[2].removesuffix("asyncio")
+
+
+def losses(results: Sequence[Json]) -> list[str]:
+    """Where a peer's median for the same interface is below pyloop's: a line for each bench.
+
+    The limits in C are no peers here, nor is a peer's only interface one of pyloop's several.
+    """
+    lines = []
+    for suite, bench in dict.fromkeys((r["suite"], r["bench"]) for r in results):
+        found = of_bench(results, suite, bench)
+        # "pyloop asyncio", where it is there, stands beside the other asyncio loops.
+        by_name = sorted(found, key=lambda result: result["peer"])
+        ours = {face_of(r["peer"]): r for r in by_name if r["peer"].startswith("pyloop")}
+        ahead = [
+            f"{theirs['peer']} {figure(theirs['median'])} against {figure(mine['median'])}"
+            for theirs in found
+            if not theirs["peer"].startswith(("pyloop", "c-", "textbook"))
+            and (mine := ours.get(face_of(theirs["peer"]))) is not None
+            and theirs["median"] < mine["median"]
+        ]
+        if ahead:
+            lines.append(f"- {suite}, {bench}, {found[0]['unit']}: {'; '.join(ahead)}.")
+    return lines
+
+
 def head(run: Json) -> list[str]:
     """Where, when and with what it was measured."""
     where, speed = run["machine"], run["calibration"]
@@ -250,6 +278,8 @@ def groups(suite: str, results: Sequence[Json]) -> dict[str, list[Json]]:
 def compact(run: Json, pictures: Sequence[str] = ()) -> str:
     """For a page: targets, the usual echo in full, and one table for each group of the others."""
     lines = [*head(run), *target_lines(run["results"])]
+    if behind := losses(run["results"]):
+        lines += ["#### Where a peer is faster than pyloop", "", *behind, ""]
     for suite, results in by_suite(run).items():
         lines += [f"### {TITLES.get(suite, suite)}", ""]
         lines += [f"![{name}](performance/{name})" for name in pictures if name.startswith(suite)]

@@ -123,6 +123,26 @@ def test_a_page_gets_the_compact_tables_between_its_marks() -> None:
         tables.insert("no marks", "text")
 
 
+def test_what_pyloop_loses_is_said() -> None:
+    """Face by face; the limit in C and other interfaces of a peer are no losses."""
+    results = [
+        result("x", "pyloop streams", 5),
+        result("x", "uvloop streams", 4),
+        result("x", "rloop streams", 6),
+        result("x", "uvloop protocol", 1),
+        result("x", "c-epoll", 1),
+        result("y", "pyloop", 2),
+        result("y", "pyloop asyncio", 8),
+        result("y", "rloop", 7),
+        result("z", "pyloop", 1),
+        result("z", "uvloop", 2),
+    ]
+    assert tables.losses(results) == [
+        "- echo, x, us: uvloop streams 4 against 5.",
+        "- echo, y, us: rloop 7 against 8.",
+    ]
+
+
 def test_a_pivot_has_a_cell_for_each_peer_and_bench() -> None:
     results = [
         result(bench, peer, value, value + 1, suite="micro")
