@@ -207,6 +207,7 @@ def losses(results: Sequence[Json]) -> list[str]:
             if not theirs["peer"].startswith(("pyloop", "c-", "textbook"))
             and (mine := ours.get(face_of(theirs["peer"]))) is not None
             and theirs["median"] < mine["median"]
+            and figure(theirs["median"]) != figure(mine["median"])
         ]
         if ahead:
             lines.append(f"- {suite}, {bench}, {found[0]['unit']}: {'; '.join(ahead)}.")
