@@ -230,6 +230,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         self._stop_listening(sock)
 
         async def accept(conn: socket.socket, address: Any) -> None:
+            if sock not in self._listeners:
+                conn.close()  # the server was closed before our turn came, and takes no more
+                return
             try:
                 await self._accept_connection2(  # type: ignore[attr-defined]
                     protocol_factory,

@@ -675,6 +675,30 @@ def test_debug_mode_says_who_came(caplog: pytest.LogCaptureFixture) -> None:
         assert any("got a new connection from ('127.0.0.1'" in text for text in caplog.messages)
 
 
+def test_closed_before_the_accepting_task_runs() -> None:
+    """As in debug mode: the connection is closed, and nobody is told of an error."""
+
+    async def main() -> None:
+        def factory(loop: Any, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
+            if coro.__name__ == "accept":
+                server.close()
+                event.set()
+            return asyncio.Task(coro, loop=loop, **kwargs)
+
+        async with serving() as (server, made):
+            reports = Reports()
+            asyncio.get_running_loop().set_task_factory(factory)
+            with connect(server) as client:
+                await until(lambda: not server.is_serving())
+                await asyncio.sleep(0)
+                client.settimeout(30)
+                assert client.recv(1) == b""
+            assert made == []
+            assert reports.contexts == []
+
+    runner("epoll", debug=True)(main())
+
+
 def test_a_bad_handshake_is_told_in_debug_mode_only(certificate: Path) -> None:
     for_server, _ = tls_contexts(certificate)
 
