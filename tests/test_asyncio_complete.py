@@ -203,13 +203,6 @@ def test_many_keyword_arguments_reach_asyncio() -> None:
 # --- connections --------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """A port of the loopback interface that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def with_addresses(loop: Any, *hosts: str) -> None:
     """Let every name stand for these addresses."""
 
@@ -251,15 +244,15 @@ def test_happy_eyeballs_does_not_wait_for_the_silent_address(run: Run) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
         with socket.socket() as silent, contextlib.ExitStack() as stack:
-            silent.bind(("127.0.0.2", 0))
+            silent.bind(("127.0.0.2", port))
             silent.listen(0)
-            port = silent.getsockname()[1]
             for _ in range(4):  # until the kernel answers no more
                 filler = stack.enter_context(socket.socket())
                 filler.setblocking(False)
                 filler.connect_ex(("127.0.0.2", port))
-            server = await loop.create_server(asyncio.Protocol, "127.0.0.1", port)
             with_addresses(loop, "127.0.0.2", "127.0.0.1")
             transport, _ = await loop.create_connection(
                 Recorder, "many.example", port, happy_eyeballs_delay=0.05
@@ -277,9 +270,12 @@ def test_all_errors(run: Run) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
         with_addresses(loop, "127.0.0.2", "127.0.0.3")
-        port = free_port()
-        with pytest.raises(ExceptionGroup) as caught:
-            await loop.create_connection(Recorder, "many.example", port, all_errors=True)
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.2", 0))
+            port = first.getsockname()[1]
+            second.bind(("127.0.0.3", port))  # and neither listens
+            with pytest.raises(ExceptionGroup) as caught:
+                await loop.create_connection(Recorder, "many.example", port, all_errors=True)
         assert [str(each) for each in caught.value.exceptions] == [
             f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.{n}', {port})"
             for n in (2, 3)
@@ -346,11 +342,19 @@ def test_the_zone_of_an_ipv6_address_is_kept(run: Run) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", None, ["127.0.0.1", "127.0.0.2"]])
+def free_port(host: str) -> int:
+    """A port of this address that was free a moment ago."""
+    with socket.create_server((host, 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+# Where a port is asked for, by addresses that no other test uses: nobody takes it in between.
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", None, ["127.0.1.1", "127.0.1.2"]])
 def test_a_server_on_several_addresses(host: Any, run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        port = free_port() if isinstance(host, list) else 0
+        port = free_port(host[0]) if isinstance(host, list) else 0
         server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
         assert not server.is_serving()
         await server.start_serving()

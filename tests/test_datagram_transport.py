@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -436,16 +436,18 @@ def test_an_address_that_is_none_is_fatal(run: Run, address: Any) -> None:
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def refusing_port() -> int:
+@pytest.fixture
+def refusing_address() -> Iterator[Any]:
+    """Taken by a socket that listens to nobody but itself."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+        sock.connect(sock.getsockname())
+        yield sock.getsockname()
 
 
-def test_nobody_listens(run: Run) -> None:
+def test_nobody_listens(run: Run, refusing_address: Any) -> None:
     async def main() -> None:
-        client = await endpoint(remote_addr=("127.0.0.1", refusing_port()))
+        client = await endpoint(remote_addr=refusing_address)
         client.transport.sendto(b"x")
         await client.until(lambda: client.errors)
         assert isinstance(client.errors[0], ConnectionRefusedError)
@@ -471,7 +473,7 @@ def test_too_long(run: Run) -> None:
     run(main())
 
 
-def test_error_received_that_raises(run: Run) -> None:
+def test_error_received_that_raises(run: Run, refusing_address: Any) -> None:
     """From sendto() to its caller, from the loop to the exception handler."""
 
     def error(self: Recorder, exc: Exception) -> None:
@@ -479,7 +481,7 @@ def test_error_received_that_raises(run: Run) -> None:
 
     async def main() -> None:
         reports = Reports()
-        client = await endpoint({"error": error}, remote_addr=("127.0.0.1", refusing_port()))
+        client = await endpoint({"error": error}, remote_addr=refusing_address)
         client.transport.sendto(b"x")
         await client.until(lambda: client.errors)
         await turns(2)

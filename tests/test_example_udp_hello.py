@@ -71,9 +71,8 @@ def test_client_asks_again(sock: socket.socket) -> None:
 
 def test_client_without_server_says_so(sock: socket.socket) -> None:
     sock.bind(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    sock.close()
-    with Program("udp_hello", "client", "--port", str(port)) as client:
+    sock.connect(sock.getsockname())  # and hears nobody else
+    with Program("udp_hello", "client", "--port", str(sock.getsockname()[1])) as client:
         assert client.wait() == 1
         assert "refused" in client.stderr()
         assert "Traceback" not in client.stderr()
