@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -458,6 +459,34 @@ def test_wait_on_a_pipe(wrap: Any, pipe: list[int], backend: str) -> None:
         assert os.read(pipe[0], 10) == b"x"
 
     pyloop.run(root(), backend=backend)
+
+
+def polled() -> set[int]:
+    """The descriptors that epoll instances of this process know."""
+    found = set()
+    for info in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            lines = info.read_text().splitlines()
+            found |= {int(line.split()[1]) for line in lines if line.startswith("tfd:")}
+    return found
+
+
+def test_a_socket_with_room_is_not_registered_to_wait_for_room() -> None:
+    async def root(left: socket.socket, right: socket.socket) -> None:
+        for _ in range(3):
+            await pyloop.wait_writable(left)
+            await settle()
+        assert left.fileno() not in polled()
+        fill_socket(left)
+        task = await pyloop.spawn(pyloop.wait_writable(left))
+        while left.fileno() not in polled():
+            assert not task.done()
+            await pyloop.sleep(0.001)
+        drain_socket(right)
+        await task
+
+    with pair() as (left, right):
+        pyloop.run(root(left, right), backend="epoll")
 
 
 def test_the_end_of_a_pipe_is_readable(pipe: list[int], backend: str) -> None:

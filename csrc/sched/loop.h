@@ -244,6 +244,9 @@ int loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
 PyObject *loop_unwatch(LoopObject *loop, int fd, int side);
 /* Who waits, borrowed, or NULL; *persistent may be NULL. */
 PyObject *loop_watcher(LoopObject *loop, int fd, int side, bool *persistent);
+/* Whether loop_watch on this side would find nobody there, and nobody who
+ * waits for another file that had the number before. */
+bool loop_watch_is_clear(LoopObject *loop, int fd, PyObject *owner, int side);
 /* Forgets the descriptor at once because it is about to be closed: its
  * one-shot waiters are fired with `error`, its persistent ones dropped. */
 void loop_forget_fd(LoopObject *loop, int fd, int error);

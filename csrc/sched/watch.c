@@ -131,6 +131,16 @@ loop_watcher(LoopObject *loop, int fd, int side, bool *persistent)
     return watch->waiter[side];
 }
 
+bool
+loop_watch_is_clear(LoopObject *loop, int fd, PyObject *owner, int side)
+{
+    struct watch *watch
+        = loop->reactor != NULL ? fdtable_get(&loop->reactor->fds, fd) : NULL;
+    return watch == NULL
+           || (watch->waiter[side] == NULL
+               && (watch->owner == owner || watch->waiter[!side] == NULL));
+}
+
 static void
 drop_waiters(LoopObject *loop, struct watch *watch, int error)
 {
