@@ -243,6 +243,25 @@ stream_buffer(LoopObject *loop)
 }
 
 static int
+call_data_received(struct module_state *state, PyObject *protocol,
+                   const char *buffer, Py_ssize_t n)
+{
+    PyObject *data = PyBytes_FromStringAndSize(buffer, n);
+    if (data == NULL) {
+        return -1;
+    }
+    /* Looked up each time, as asyncio does: a protocol may change its own
+     * methods.  No bound method is made. */
+    PyObject *args[2] = {protocol, data};
+    PyObject *res = PyObject_VectorcallMethod(
+        state->str_data_received, args, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        NULL); /* call-out */
+    Py_DECREF(data);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+static int
 read_bytes(StreamObject *self)
 {
     LoopObject *loop = self->loop;
@@ -256,24 +275,18 @@ read_bytes(StreamObject *self)
                : n == -EAGAIN ? 0
                               : stream_fatal(self, read_error);
     }
-    PyObject *data = PyBytes_FromStringAndSize(buffer, n);
-    if (data == NULL) {
-        return stream_fatal(self, read_error);
+    PyObject *protocol = Py_NewRef(self->protocol);
+    int rc = self->feeds_reader
+                 ? stream_feed_reader(loop->state, protocol, buffer, n)
+                 : 0; /* call-out */
+    if (rc == 0) {
+        rc = call_data_received(loop->state, protocol, buffer, n);
     }
-    /* Looked up each time, as asyncio does: a protocol may change its own
-     * methods.  No bound method is made. */
-    PyObject *args[2] = {Py_NewRef(self->protocol), data};
-    PyObject *res = PyObject_VectorcallMethod(
-        loop->state->str_data_received, args,
-        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL); /* call-out */
-    Py_DECREF(data);
-    Py_DECREF(args[0]);
-    if (PL_UNLIKELY(res == NULL)) {
-        return stream_fatal(
-            self, "Fatal error: protocol.data_received() call failed.");
-    }
-    Py_DECREF(res);
-    return 0;
+    Py_DECREF(protocol); /* call-out */
+    return PL_LIKELY(rc >= 0)
+               ? 0
+               : stream_fatal(self, "Fatal error: protocol.data_received() "
+                                    "call failed.");
 }
 
 /* Asks the protocol where to read to.  0, or -1 with an exception. */

@@ -2,8 +2,9 @@
  *
  * StreamCore is the C half of StreamTransport (_transport.py): what runs per
  * packet is here, what runs per connection or less is mostly there.  stream.c
- * has reading, stream_write.c the write queue, stream_make.c how one comes to
- * be, stream_life.c what lies between connection_made and connection_lost,
+ * has reading, streamreader.c a short cut of it for asyncio's streams,
+ * stream_write.c the write queue, stream_make.c how one comes to be,
+ * stream_life.c what lies between connection_made and connection_lost,
  * stream_type.c the Python type.
  *
  * A connection that was accepted (server.c) has no socket object until
@@ -102,8 +103,9 @@ typedef struct StreamObject {
     bool eof;    /* write_eof() was called */
     bool protocol_paused;
     bool protocol_connected;
-    bool is_buffered; /* a BufferedProtocol */
-    bool released;    /* the socket is closed */
+    bool is_buffered;  /* a BufferedProtocol */
+    bool feeds_reader; /* asyncio's StreamReaderProtocol: streamreader.c */
+    bool released;     /* the socket is closed */
 } StreamObject;
 
 /* True while the poller watches that side for us. */
@@ -252,6 +254,16 @@ extern const char Stream_write_doc[];
 extern const char Stream_writelines_doc[];
 extern const char Stream_write_eof_doc[];
 extern const char Stream_get_write_buffer_size_doc[];
+
+/* --- streamreader.c --- */
+
+bool stream_protocol_feeds_reader(struct module_state *state,
+                                  PyObject *protocol);
+/* Passes `n` received bytes to the reader behind such a protocol: 1 done, 0
+ * its data_received() is to be called, -1 with an exception, which is as if
+ * that method had raised it. */
+int stream_feed_reader(struct module_state *state, PyObject *protocol,
+                       const char *data, Py_ssize_t n);
 
 /* --- stream_type.c, for the type that inherits --- */
 

@@ -289,6 +289,7 @@ stream_set_protocol(StreamObject *self, PyObject *protocol)
         return -1;
     }
     self->is_buffered = is_buffered;
+    self->feeds_reader = stream_protocol_feeds_reader(state, protocol);
     self->protocol_connected = true;
     PyObject *old = self->protocol;
     self->protocol = Py_NewRef(protocol);

@@ -94,6 +94,9 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
         {&state->AsyncioTask, "asyncio.tasks", "Task"},
         {&state->AsyncioFuture, "asyncio.futures", "Future"},
         {&state->AsyncioHandle, "asyncio.events", "Handle"},
+        {&state->StreamReader, "asyncio.streams", "StreamReader"},
+        {&state->StreamReaderProtocol, "asyncio.streams",
+         "StreamReaderProtocol"},
         {&state->AsyncioTimerHandle, "asyncio.events", "TimerHandle"},
         {&state->get_running_loop, "asyncio.events", "_get_running_loop"},
         {&state->set_running_loop, "asyncio.events", "_set_running_loop"},
@@ -116,6 +119,13 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
         {
             return -1;
         }
+    }
+    state->data_received
+        = PyObject_GetAttrString(state->StreamReaderProtocol, "data_received");
+    state->feed_data
+        = PyObject_GetAttrString(state->StreamReader, "feed_data");
+    if (state->data_received == NULL || state->feed_data == NULL) {
+        return -1;
     }
     PyObject *base;
     if (import_into(&base, "asyncio.base_events", "BaseEventLoop") < 0) {

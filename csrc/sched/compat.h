@@ -40,6 +40,20 @@ exception_put(PyObject *exc)
 #endif
 }
 
+/* What a weak reference refers to: new reference, or NULL without an
+ * exception when it is gone. */
+static inline PyObject *
+weakref_get(PyObject *ref)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *object;
+    return PyWeakref_GetRef(ref, &object) < 0 ? NULL : object;
+#else
+    PyObject *object = PyWeakref_GET_OBJECT(ref);
+    return object != Py_None ? Py_NewRef(object) : NULL;
+#endif
+}
+
 static inline Py_hash_t
 hash_pointer(const void *pointer)
 {

@@ -50,6 +50,10 @@ struct TaskObject;
     X(AsyncioHandle) \
     X(AsyncioTimerHandle) \
     X(AsyncioBufferedProtocol) \
+    X(StreamReader) \
+    X(StreamReaderProtocol) \
+    X(data_received)     /* the latter's function */ \
+    X(feed_data)         /* and the former's */ \
     X(current_tasks)     /* _asyncio._current_tasks, NULL from 3.14 on */ \
     X(swap_current_task) /* 3.14 */ \
     X(get_running_loop)  /* _asyncio._get_running_loop */ \
@@ -76,15 +80,21 @@ struct TaskObject;
     X(_asyncgen_finalizer_hook) \
     X(_asyncgen_firstiter_hook) \
     X(_asyncio_future_blocking) \
+    X(_buffer) \
     X(_check_callback) \
     X(_check_thread) \
+    X(_eof) \
+    X(_limit) \
     X(_name_) \
     X(_receiver) \
     X(_sender) \
+    X(_stream_reader_wr) \
+    X(_waiter) \
     X(add_done_callback) \
     X(buffer_updated) \
     X(call_exception_handler) \
     X(cancel) \
+    X(cancelled) \
     X(done) \
     X(close) \
     X(connection_lost) \
@@ -98,6 +108,7 @@ struct TaskObject;
     X(exception) \
     X(finalizer) \
     X(firstiter) \
+    X(feed_data) \
     X(fileno) \
     X(future) \
     X(get_buffer) \
@@ -109,6 +120,7 @@ struct TaskObject;
     X(msg) \
     X(protocol) \
     X(result) \
+    X(set_result) \
     X(socket) \
     X(source_traceback) \
     X(loop) \
