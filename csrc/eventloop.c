@@ -559,6 +559,7 @@ static PyMethodDef Loop_methods[] = {
     LOOP_FASTCALL(sock_accept, Loop_sock_accept_doc),
     LOOP_FASTCALL(sock_connect, Loop_sock_connect_doc),
     LOOP_FASTCALL(create_task, Loop_create_task_doc),
+    LOOP_NOARGS(create_future, Loop_create_future_doc),
     LOOP_FASTCALL(_create_native_task, Loop_create_native_doc),
     LOOP_NOARGS(_native_tasks, Loop_native_tasks_doc),
     LOOP_O(_is_root, Loop_is_root_doc),

@@ -68,6 +68,8 @@ PyObject *Loop__create_native_task(LoopObject *self, PyObject *const *args,
 PyObject *Loop_create_task(LoopObject *self, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames);
 extern const char Loop_create_task_doc[];
+PyObject *Loop_create_future(LoopObject *self, PyObject *ignored);
+extern const char Loop_create_future_doc[];
 PyObject *Loop__native_tasks(LoopObject *self, PyObject *ignored);
 PyObject *Loop__is_root(LoopObject *self, PyObject *task);
 PyObject *Loop__close_native_tasks(LoopObject *self, PyObject *ignored);

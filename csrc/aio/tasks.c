@@ -1,4 +1,5 @@
-/* What the Python half of EventLoop asks about native tasks. */
+/* create_task(), create_future(), and what the Python half of EventLoop asks
+ * about native tasks. */
 #include <Python.h>
 
 #include "methods.h"
@@ -78,6 +79,33 @@ is_running_for_asyncio(LoopObject *self)
     return running == NULL ? -1 : running == (PyObject *)self;
 }
 
+/* type(*args, loop=self), with room for one more in args.  The running loop is
+ * what a task or future takes that is not told of one, and without keyword
+ * arguments it is made with less ado. */
+static PyObject *
+call_with_loop(LoopObject *self, PyObject *type, PyObject **args, size_t n)
+{
+    int is_running = is_running_for_asyncio(self);
+    if (is_running < 0) {
+        return NULL;
+    }
+    args[n] = (PyObject *)self;
+    return PyObject_Vectorcall(type, args, n,
+                               is_running ? NULL : self->state->kwnames_loop);
+}
+
+const char Loop_create_future_doc[]
+    = PyDoc_STR("create_future($self, /)\n--\n\n"
+                "Return a new asyncio.Future of this loop.\n\n"
+                "Example:\n    answer = loop.create_future()");
+
+PyObject *
+Loop_create_future(LoopObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *args[1];
+    return call_with_loop(self, self->state->AsyncioFuture, args, 0);
+}
+
 /* asyncio.Task(coro, loop=self, **kwargs). */
 static PyObject *
 new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
@@ -87,14 +115,7 @@ new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
     PyObject *stack[8] = {coro, (PyObject *)self};
     Py_ssize_t n = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
     if (n == 0) {
-        int is_running = is_running_for_asyncio(self);
-        if (is_running < 0) {
-            return NULL;
-        }
-        /* The running loop is what a task takes that is not told of one, and
-         * without keyword arguments it is made with less ado. */
-        return PyObject_Vectorcall(state->AsyncioTask, stack, 1,
-                                   is_running ? NULL : state->kwnames_loop);
+        return call_with_loop(self, state->AsyncioTask, stack, 1);
     }
     PyObject *names = PyTuple_New(n + 1);
     if (names == NULL) {
