@@ -1,4 +1,4 @@
-"""Fixtures for every test: the poller backends, and the check that a test left no descriptor."""
+"""Fixtures for every test: backends and loops, and the check that a test left no descriptor."""
 
 import gc
 import os
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asyncio_support import Run, runner
 from hypothesis import HealthCheck, settings
 
 BACKENDS = ("epoll", "poll")
@@ -49,6 +50,18 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name: str = request.param
     monkeypatch.setenv("PYLOOP_BACKEND", name)
     return name
+
+
+@pytest.fixture(params=[*BACKENDS, "asyncio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """What runs a coroutine on a new loop: pyloop's with each backend, and asyncio's own."""
+    return runner(request.param)
+
+
+@pytest.fixture(params=BACKENDS)
+def run_ours(request: pytest.FixtureRequest) -> Run:
+    """The same on pyloop's loop alone."""
+    return runner(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -18,30 +18,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncio_support import Run, make_loop, runner
 from support import fill_socket, run_python, socketpair, tls_contexts
 
 import pyloop
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-def make_loop(name: str) -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop() if name == "asyncio" else pyloop.EventLoop(backend=name)
-
 
 @pytest.fixture(params=["asyncio", "epoll"])
 def run(request: pytest.FixtureRequest) -> Run:
-    def run_on(coro: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=lambda: make_loop(request.param)) as runner:
-            return runner.run(asyncio.wait_for(coro, 60))
-
-    return run_on
+    return runner(request.param)
 
 
 class Recorder(asyncio.Protocol):

@@ -11,42 +11,18 @@ import os
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncio_support import Run, make_loop, runner, turns
+from face_support import Reports
 from support import fill_socket, socketpair
 
 import pyloop
 from pyloop._transport import DatagramTransport
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-def make_loop(kind: str) -> asyncio.AbstractEventLoop:
-    if kind == "asyncio":
-        return asyncio.SelectorEventLoop()
-    return pyloop.EventLoop(backend=kind)
-
-
-def runner(kind: str, debug: bool | None = None) -> Run:
-    def run_on(coro: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=lambda: make_loop(kind), debug=debug) as one:
-            return one.run(asyncio.wait_for(coro, 60))
-
-    return run_on
-
-
-@pytest.fixture(params=["epoll", "poll", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return runner(request.param)
-
-
-@pytest.fixture(params=["epoll", "poll"])
-def run_ours(request: pytest.FixtureRequest) -> Run:
-    return runner(request.param)
 
 
 class Recorder(asyncio.DatagramProtocol):
@@ -126,19 +102,6 @@ async def full(**on: Callable[..., Any]) -> tuple[Recorder, socket.socket, list[
     except BlockingIOError:
         pass
     return protocol, peer, [b"filling"] * sent
-
-
-class Reports:
-    def __init__(self) -> None:
-        self.contexts: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(
-            lambda loop, context: self.contexts.append(context)
-        )
-
-
-async def turns(n: int) -> None:
-    for _ in range(n):
-        await asyncio.sleep(0)
 
 
 # --- there and back -------------------------------------------------------------------------------

@@ -12,43 +12,17 @@ import socket
 import ssl
 import sys
 from asyncio import constants
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncio_support import Run, runner
 from support import listener, tls_contexts
 
 import pyloop
 from pyloop._transport import StreamTransport
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-def make_loop(kind: str) -> asyncio.AbstractEventLoop:
-    if kind == "asyncio":
-        return asyncio.SelectorEventLoop()
-    return pyloop.EventLoop(backend=kind)
-
-
-def runner(kind: str, debug: bool | None = None) -> Run:
-    def run_on(coro: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=lambda: make_loop(kind), debug=debug) as one:
-            return one.run(asyncio.wait_for(coro, 60))
-
-    return run_on
-
-
-@pytest.fixture(params=["epoll", "poll", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on a loop of that kind."""
-    return runner(request.param)
-
-
-@pytest.fixture(params=["epoll", "poll"])
-def run_ours(request: pytest.FixtureRequest) -> Run:
-    return runner(request.param)
 
 
 class Served(asyncio.Protocol):

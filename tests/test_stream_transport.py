@@ -17,47 +17,19 @@ import struct
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncio_support import Run, make_loop, turns
 from support import fill_socket, listener, socketpair, tls_contexts
 
 import pyloop
 from pyloop._transport import StreamTransport
 
 Contexts = list[dict[str, Any]]
-
-
-def make_loop(kind: str) -> asyncio.AbstractEventLoop:
-    if kind == "asyncio":
-        return asyncio.SelectorEventLoop()
-    return pyloop.EventLoop(backend=kind)
-
-
-@pytest.fixture(params=["epoll", "poll", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Runs a coroutine on a loop of that kind."""
-
-    def run_on(coro: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=lambda: make_loop(request.param)) as runner:
-            return runner.run(asyncio.wait_for(coro, 60))
-
-    return run_on
-
-
-@pytest.fixture(params=["epoll", "poll"])
-def run_ours(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    def run_on(coro: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=lambda: make_loop(request.param)) as runner:
-            return runner.run(asyncio.wait_for(coro, 60))
-
-    return run_on
-
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class Recorder(asyncio.Protocol):
@@ -140,11 +112,6 @@ class Pair:
                 break
             data += piece
         return data
-
-
-async def turns(n: int) -> None:
-    for _ in range(n):
-        await asyncio.sleep(0)
 
 
 def reset(sock: socket.socket) -> None:
