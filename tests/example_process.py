@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -109,6 +110,17 @@ class Process:
             data += byte
         return data.decode().removesuffix("\n")
 
+    def descriptors(self) -> int:
+        """How many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def resident(self, what: str = "VmRSS") -> int:
+        """How many bytes of memory it has; `VmHWM` is the most that it has had."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(rf"^{what}:\s+(\d+) kB$", text, re.MULTILINE)
+        assert match is not None
+        return int(match[1]) * 1024
+
     def write(self, text: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
@@ -150,10 +162,6 @@ class Server(Program):
     @property
     def address(self) -> tuple[str, int]:
         return self.host, self.port
-
-    def descriptors(self) -> int:
-        """How many descriptors the server has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
 
 class LineClient:

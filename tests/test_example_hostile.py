@@ -22,12 +22,6 @@ MIB = 1024 * 1024
 MEMORY_IS_COUNTED = "libasan" not in os.environ.get("LD_PRELOAD", "")
 
 
-def resident(server: Server) -> int:
-    """The most memory that the server has had so far, in bytes."""
-    text = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(text.partition("VmHWM:")[2].split()[0]) * 1024
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outside = tmp_path_factory.mktemp("outside")
@@ -61,7 +55,7 @@ def server(name: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def test_hostile_clients(name: str, server: Server) -> None:
-    before = resident(server)
+    before = server.resident("VmHWM")
     with socket.create_connection(server.address, timeout=LIMIT) as silent:
         silent.sendall(hostile.GOOD[name][0][:1])
         for number, data in enumerate([*hostile.GARBAGE, *hostile.OWN.get(name, [])]):
@@ -80,7 +74,7 @@ def test_hostile_clients(name: str, server: Server) -> None:
         hostile.attack(server, name, [bytes([byte]) for byte in question])
         # Without an end: what is not done with is not kept.
         hostile.attack(server, name, [b"x" * 8 * MIB])
-    assert resident(server) < before + 24 * MIB or not MEMORY_IS_COUNTED
+    assert server.resident("VmHWM") < before + 24 * MIB or not MEMORY_IS_COUNTED
 
 
 DATAGRAMS = [
@@ -99,7 +93,7 @@ DATAGRAMS = [
 def test_hostile_datagrams() -> None:
     """Each is one line of output and gets one answer, whatever is in it."""
     with Server("udp_hello", "server") as server:
-        before = resident(server)
+        before = server.resident("VmHWM")
         stdout = server.process.stdout
         assert stdout is not None
         output: list[bytes] = []
@@ -115,7 +109,7 @@ def test_hostile_datagrams() -> None:
                 # One who does not wait for answers, and one who is gone when they come.
                 for _ in range(2000):
                     sock.send(b"y" * 65_507)
-            assert resident(server) < before + 8 * MIB or not MEMORY_IS_COUNTED
+            assert server.resident("VmHWM") < before + 8 * MIB or not MEMORY_IS_COUNTED
         finally:
             server.process.terminate()
             reader.join()

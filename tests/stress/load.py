@@ -48,12 +48,6 @@ class LoadServer(Process):
         assert match is not None, self.stderr()
         self.address = match[1], int(match[2])
 
-    def descriptors(self) -> int:
-        return descriptors(self.process.pid)
-
-    def resident(self) -> int:
-        return resident(self.process.pid)
-
     def finish(self) -> dict[str, Any]:
         """End it by SIGTERM; what it has counted."""
         self.process.terminate()
@@ -63,19 +57,6 @@ class LoadServer(Process):
         assert report["broken_rules"] == []
         assert report["opened"] == report["closed"]
         return report
-
-
-def descriptors(pid: int) -> int:
-    """How many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def resident(pid: int, what: str = "VmRSS") -> int:
-    """How many bytes of memory a process has; `VmHWM` is the most that it has had."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(rf"^{what}:\s+(\d+) kB$", text, re.MULTILINE)
-    assert match is not None
-    return int(match[1]) * 1024
 
 
 def new_socket(number: int, receive_buffer: int | None = None) -> socket.socket:

@@ -18,7 +18,7 @@ import pytest
 from example_process import LIMIT, Program, Server, descriptor_limit, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from load import connect_many, resident, seed, size
+from load import connect_many, seed, size
 
 from pyloop.examples import _http
 
@@ -128,7 +128,7 @@ def test_generated_conversations(name: str, site: Path) -> None:
             else:
                 hostile.converse(server.address, pieces, ending=ending)
             assert server.process.poll() is None
-            memory.append(resident(server.process.pid))
+            memory.append(server.resident())
 
         converse()
         for _ in range(10):
@@ -159,7 +159,7 @@ def test_hostile_clients_all_at_once(name: str, site: Path) -> None:
             failed.append(error)
 
     with running(name, site) as server:
-        before = resident(server.process.pid)
+        before = server.resident()
         threads = [threading.Thread(target=misbehave, args=(n,)) for n in range(8)]
         for thread in threads:
             thread.start()
@@ -169,7 +169,7 @@ def test_hostile_clients_all_at_once(name: str, site: Path) -> None:
             good += 1
         for thread in threads:
             thread.join()
-        grown = resident(server.process.pid, "VmHWM") - before
+        grown = server.resident("VmHWM") - before
         print(f"{name}: {good} good ones meanwhile, at most {grown / MIB:.0f} MiB more")
         assert failed == []
         assert good >= 1
@@ -180,9 +180,9 @@ def test_hostile_clients_all_at_once(name: str, site: Path) -> None:
 @every_server
 def test_an_endless_line(name: str, site: Path) -> None:
     with running(name, site) as server:
-        before = resident(server.process.pid)
+        before = server.resident()
         hostile.attack(server, name, [b"x" * MIB] * 64)
-        assert resident(server.process.pid, "VmHWM") < before + 8 * MIB
+        assert server.resident("VmHWM") < before + 8 * MIB
 
 
 # What is sent first, and what is added again and again.
@@ -230,7 +230,7 @@ def test_readers_that_read_slowly(site: Path) -> None:
     count = 8
     with running("http_page", site) as server:
         idle = server.descriptors()
-        before = resident(server.process.pid)
+        before = server.resident()
         attackers = connect_many(server.address, count, receive_buffer=4096)
         try:
             for sock in attackers:
@@ -239,7 +239,7 @@ def test_readers_that_read_slowly(site: Path) -> None:
             hostile.ask_good(server, "http_page")
             until(lambda: server.descriptors() <= idle)
             # The file, and the response with the file in it, of each; and the reading threads'.
-            assert resident(server.process.pid, "VmHWM") < before + (count + 6) * 2 * 5 * MIB
+            assert server.resident("VmHWM") < before + (count + 6) * 2 * 5 * MIB
         finally:
             for sock in attackers:
                 sock.close()
@@ -278,7 +278,7 @@ def test_a_byte_at_a_time(name: str, site: Path) -> None:
 def test_pipelines_without_end(site: Path) -> None:
     """Requests that come faster than the answers are taken: the server reads no more, and waits."""
     with running("subjects", site) as server:
-        before = resident(server.process.pid)
+        before = server.resident()
         with socket.create_connection(server.address) as sock:
             sock.setblocking(False)
             requests = b"GET /subjects/7 HTTP/1.1\r\n\r\n" * 2000
@@ -288,7 +288,7 @@ def test_pipelines_without_end(site: Path) -> None:
                     sent += sock.send(requests)
             assert sent < 64 * MIB
             hostile.ask_good(server, "subjects")
-        assert resident(server.process.pid, "VmHWM") < before + 8 * MIB
+        assert server.resident("VmHWM") < before + 8 * MIB
 
 
 def test_subjects_is_bounded(site: Path) -> None:
@@ -350,14 +350,14 @@ def test_unfinished_requests_are_bounded(site: Path) -> None:
     head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n" % _http.MAX_BODY + line + b"\r\n"
     request = head + bytes(_http.MAX_BODY - 1)
     with running("http_page", site) as server:
-        before = resident(server.process.pid)
+        before = server.resident()
         attackers = connect_many(server.address, 20)
         try:
             for sock in attackers:
                 sock.settimeout(LIMIT)
                 sock.sendall(request)
             hostile.ask_good(server, "http_page")
-            grown = resident(server.process.pid, "VmHWM") - before
+            grown = server.resident("VmHWM") - before
         finally:
             for sock in attackers:
                 sock.close()

@@ -16,7 +16,6 @@ from load import (
     end,
     exchange,
     reset,
-    resident,
     seed,
     size,
     vanish,
@@ -219,7 +218,7 @@ def test_peers_that_vanish() -> None:
             else:
                 pytest.fail("bob is still there")
         until(lambda: server.descriptors() == idle)
-        assert resident(server.process.pid) < 100 * MIB
+        assert server.resident() < 100 * MIB
 
 
 def exchange_line(sock: socket.socket, question: bytes, answer: bytes) -> None:

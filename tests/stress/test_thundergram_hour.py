@@ -31,7 +31,7 @@ from itertools import count
 
 import pytest
 from example_process import LIMIT, LineClient, Server, descriptor_limit
-from load import new_socket, reset, resident, seed, size, vanish
+from load import new_socket, reset, seed, size, vanish
 
 from pyloop.examples import thundergram
 
@@ -447,7 +447,7 @@ def test_thundergram_hour() -> None:
         memory = []
         for _ in range(10):
             hour.run(SECONDS / 10)
-            memory.append(resident(server.process.pid))
+            memory.append(server.resident())
         most = len(hour.open)
         hour.finish()
         sweep(server, idle, hour.logins)
