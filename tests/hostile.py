@@ -6,6 +6,7 @@ its sending side and reads to the end, `CHECKS` know what it must have got.
 
 import errno
 import json
+import os
 import re
 import select
 import socket
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from example_process import LIMIT, Server
 
@@ -170,6 +172,19 @@ OWN = {
     "subjects": HTTP,
     "thundergram": CHAT,
 }
+
+
+def make_site(outside: Path) -> Path:
+    """What http_page is to serve: a folder in `outside`, with a secret beside it."""
+    (outside / "secret.txt").write_bytes(SECRET)
+    site = outside / "site"
+    (site / "sub").mkdir(parents=True)
+    (site / "index.html").write_bytes(PAGE)
+    (site / ".hidden").write_bytes(SECRET)
+    (site / "link.txt").symlink_to("../secret.txt")
+    (site / "up").symlink_to("..")
+    os.mkfifo(site / "fifo")
+    return site
 
 
 @dataclass

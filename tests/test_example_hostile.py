@@ -24,16 +24,7 @@ MEMORY_IS_COUNTED = "libasan" not in os.environ.get("LD_PRELOAD", "")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outside = tmp_path_factory.mktemp("outside")
-    (outside / "secret.txt").write_bytes(hostile.SECRET)
-    site = outside / "site"
-    (site / "sub").mkdir(parents=True)
-    (site / "index.html").write_bytes(hostile.PAGE)
-    (site / ".hidden").write_bytes(hostile.SECRET)
-    (site / "link.txt").symlink_to("../secret.txt")
-    (site / "up").symlink_to("..")
-    os.mkfifo(site / "fifo")
-    return site
+    return hostile.make_site(tmp_path_factory.mktemp("outside"))
 
 
 @pytest.fixture(params=hostile.SERVERS)

@@ -30,13 +30,8 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outside = tmp_path_factory.mktemp("outside")
-    (outside / "secret.txt").write_bytes(hostile.SECRET)
-    site = outside / "site"
-    (site / "sub").mkdir(parents=True)
-    (site / "index.html").write_bytes(hostile.PAGE)
+    site = hostile.make_site(tmp_path_factory.mktemp("outside"))
     (site / "large").write_bytes(os.urandom(4 * MIB))
-    (site / "link.txt").symlink_to("../secret.txt")
     return site
 
 
