@@ -257,16 +257,10 @@ class Dying:
         pass
 
 
-class EvilFile:
-    """Its fileno(), comparisons and text run a script."""
+class Evil:
+    """Its comparisons, its hash and its text run a script."""
 
-    def __init__(self, run: Run, fd: int) -> None:
-        self.run = run
-        self.fd = fd
-
-    def fileno(self) -> int:
-        self.run()
-        return self.fd
+    run: Run = staticmethod(nothing)
 
     def __eq__(self, other: object) -> bool:
         self.run()
@@ -281,9 +275,19 @@ class EvilFile:
         return "<evil>"
 
 
-class EvilSocket(socket.socket):
-    run: Run = staticmethod(nothing)
+class EvilFile(Evil):
+    """Its fileno() does so, too."""
 
+    def __init__(self, run: Run, fd: int) -> None:
+        self.run = run
+        self.fd = fd
+
+    def fileno(self) -> int:
+        self.run()
+        return self.fd
+
+
+class EvilSocket(Evil, socket.socket):
     def fileno(self) -> int:
         self.run()
         return super().fileno()
@@ -291,18 +295,6 @@ class EvilSocket(socket.socket):
     def close(self) -> None:
         self.run()
         super().close()
-
-    def __repr__(self) -> str:
-        self.run()
-        return "<evil socket>"
-
-    def __eq__(self, other: object) -> bool:
-        self.run()
-        return self is other
-
-    def __hash__(self) -> int:
-        self.run()
-        return 1
 
     def __del__(self) -> None:
         try:
@@ -425,7 +417,7 @@ FUTURE_PLACES = [
 ]
 
 
-class OwnChannel:
+class OwnChannel(Evil):
     """The assignment's channel, with attributes that run a script."""
 
     def __init__(self, run: Run) -> None:
@@ -446,18 +438,6 @@ class OwnChannel:
     _receiver = property(
         lambda self: self._get("_receiver"), lambda self, value: self._set("_receiver", value)
     )
-
-    def __eq__(self, other: object) -> bool:
-        self.run()
-        return self is other
-
-    def __hash__(self) -> int:
-        self.run()
-        return 1
-
-    def __repr__(self) -> str:
-        self.run()
-        return "<evil channel>"
 
 
 class OwnSelector(selectors.DefaultSelector):
