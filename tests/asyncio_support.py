@@ -28,6 +28,44 @@ def runner(kind: str, debug: bool | None = None) -> Run:
     return run_on
 
 
+class ActsInOne(asyncio.Protocol):
+    """Calls `act` in the method that `where` names."""
+
+    PLACES = (
+        *("connection_made", "connection_lost", "data_received", "eof_received", "keeps open"),
+        *("pause_writing", "resume_writing"),
+    )
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def act(self) -> None:
+        raise NotImplementedError
+
+    def at(self, where: str) -> None:
+        if self.where == where:
+            self.act()
+
+    def connection_made(self, transport: Any) -> None:
+        self.at("connection_made")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.at("connection_lost")
+
+    def data_received(self, data: bytes) -> None:
+        self.at("data_received")
+
+    def eof_received(self) -> bool:
+        self.at("eof_received")
+        return self.where == "keeps open"
+
+    def pause_writing(self) -> None:
+        self.at("pause_writing")
+
+    def resume_writing(self) -> None:
+        self.at("resume_writing")
+
+
 async def turns(n: int) -> None:
     """Let the loop go round n times."""
     for _ in range(n):

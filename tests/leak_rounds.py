@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
+from asyncio_support import ActsInOne
 from face_support import settle
 from support import drain_socket, fill_socket, listener, socketpair
 
@@ -809,37 +810,20 @@ async def another_thread(stage: Stage) -> None:
 # --- transports ----------------------------------------------------------------------------------
 
 
-class Protocol(asyncio.Protocol):
+class Protocol(ActsInOne):
     """Raises in one of its methods, or in none."""
 
     def __init__(self, where: str = "", value: Any = None) -> None:
-        self.where = where
+        super().__init__(where)
         self.value = value
         self.lost = asyncio.get_running_loop().create_future()
 
-    def at(self, where: str) -> None:
-        if self.where == where:
-            raise ValueError(self.value)
-
-    def connection_made(self, transport: Any) -> None:
-        self.at("connection_made")
+    def act(self) -> None:
+        raise ValueError(self.value)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost.set_result(None)
-        self.at("connection_lost")
-
-    def data_received(self, data: bytes) -> None:
-        self.at("data_received")
-
-    def eof_received(self) -> bool | None:
-        self.at("eof_received")
-        return self.where == "keeps open"
-
-    def pause_writing(self) -> None:
-        self.at("pause_writing")
-
-    def resume_writing(self) -> None:
-        self.at("resume_writing")
+        super().connection_lost(exc)
 
 
 class BufferedProtocol(Protocol, asyncio.BufferedProtocol):
@@ -853,14 +837,8 @@ class BufferedProtocol(Protocol, asyncio.BufferedProtocol):
         self.at("buffer_updated")
 
 
-PLACES = [
-    *("", "connection_made", "connection_lost", "data_received", "eof_received", "keeps open"),
-    *("pause_writing", "resume_writing", "get_buffer", "buffer_updated", "gives nothing"),
-]
-
-
 def add_transports() -> None:
-    for where in PLACES:
+    for where in ("", *Protocol.PLACES, "get_buffer", "buffer_updated", "gives nothing"):
         for kind in (Protocol, BufferedProtocol):
 
             async def transport_round(

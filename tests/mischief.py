@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import Any
 
+from asyncio_support import ActsInOne
 from support import drain_socket, fill_socket, socketpair
 
 import pyloop
@@ -471,40 +472,26 @@ class OwnSelector(selectors.DefaultSelector):
         super().close()
 
 
-class Calls(asyncio.Protocol):
+class Calls(ActsInOne):
     """Runs a script in one of its methods, and counts connections."""
 
     def __init__(self, where: str, run: Run) -> None:
-        self.where = where
+        super().__init__(where)
         self.run = run
         self.made = 0
         self.lost = 0
         self.loop = asyncio.get_running_loop()
 
-    def at(self, where: str) -> None:
-        if self.where == where:
-            self.run()
+    def act(self) -> None:
+        self.run()
 
     def connection_made(self, transport: Any) -> None:
         self.made += 1
-        self.at("connection_made")
+        super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost += 1
-        self.at("connection_lost")
-
-    def data_received(self, data: bytes) -> None:
-        self.at("data_received")
-
-    def eof_received(self) -> bool:
-        self.at("eof_received")
-        return self.where == "keeps open"
-
-    def pause_writing(self) -> None:
-        self.at("pause_writing")
-
-    def resume_writing(self) -> None:
-        self.at("resume_writing")
+        super().connection_lost(exc)
 
     def __del__(self) -> None:
         self.at("del")
@@ -530,8 +517,7 @@ class BufferedCalls(Calls, asyncio.BufferedProtocol):
 
 
 PROTOCOL_PLACES = [
-    *("connection_made", "connection_lost", "data_received", "eof_received", "keeps open"),
-    *("pause_writing", "resume_writing", "del", "get_buffer", "buffer_updated", "resizes"),
+    *(*Calls.PLACES, "del", "get_buffer", "buffer_updated", "resizes"),
     *("gives nothing", "export", "release"),
 ]
 
