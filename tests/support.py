@@ -1,12 +1,31 @@
 """Helpers that several test modules share."""
 
+import contextlib
+import gc
+import logging
 import os
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def small_heap() -> Iterator[None]:
+    """For tests that have the collector run often: it looks only at what is made meanwhile.
+
+    asyncio's log, which says at length what it thinks of such tests, is silent.
+    """
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        logging.disable(logging.NOTSET)
 
 
 def socketpair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:

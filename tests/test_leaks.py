@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from leak_rounds import ASYNC, PLAIN, Stage, nothing
 from samples import TYPES
+from support import small_heap
 
 import pyloop
 
@@ -36,14 +36,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_heap() -> Iterator[None]:
-    """Only what a test makes is looked at by the collector, which runs often."""
-    logging.disable(logging.CRITICAL)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    logging.disable(logging.NOTSET)
+def little_to_collect() -> Iterator[None]:
+    with small_heap():
+        yield
 
 
 class Books:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import itertools
-import logging
 import os
 import random
 import selectors
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from mischief import ACTION_NAMES, KINDS, PLACES, World, quiet
 from model_support import play
+from support import small_heap
 
 import pyloop
 
@@ -65,14 +65,8 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.fixture
 def quiet_process() -> Iterator[None]:
-    """Without asyncio's log, which says at length what it thinks of all this, and with little
-    for the collector to look at, which runs often here."""
-    logging.disable(logging.CRITICAL)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    logging.disable(logging.NOTSET)
+    with small_heap():
+        yield
 
 
 def run_machine(examples: int) -> None:
