@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 from support import socketpair
@@ -39,6 +39,21 @@ async def settle(turns: int = 8) -> None:
     """Let every ready task run until it waits for something that only we can bring about."""
     for _ in range(turns):
         await pyloop.pause()
+
+
+async def expect(error: type[BaseException], awaitable: Awaitable[Any]) -> None:
+    """As pytest.raises, which keeps the exception.
+
+    The traceback of a failed task's exception holds this frame and those that called it, so
+    they must not hold the task: that would be a cycle of the test's own making.
+    """
+    try:
+        await awaitable
+    except error:
+        return
+    finally:
+        del awaitable
+    raise AssertionError(f"{error.__name__} was not raised")
 
 
 def task_name() -> str:

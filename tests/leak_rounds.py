@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from asyncio_support import ActsInOne
-from face_support import settle
+from face_support import expect, settle
 from support import drain_socket, fill_socket, listener, socketpair
 
 import pyloop
@@ -86,17 +86,6 @@ def refused(error: type[BaseException], call: Callable[[], Any]) -> None:
     raise AssertionError(f"{error.__name__} was not raised")
 
 
-async def fails(error: type[BaseException], awaitable: Any) -> None:
-    """As pytest.raises, which keeps the exception and its traceback."""
-    try:
-        await awaitable
-    except error:
-        return
-    finally:
-        del awaitable
-    raise AssertionError(f"{error.__name__} was not raised")
-
-
 async def waits(awaitable: Any) -> Any:
     return await awaitable
 
@@ -114,7 +103,7 @@ async def cancelled(coro: Any, kind: int = 0) -> None:
     task = start(kind, coro)
     await settle(4)
     task.cancel()
-    await fails(asyncio.CancelledError, task)
+    await expect(asyncio.CancelledError, task)
 
 
 # --- what can be awaited -------------------------------------------------------------------------
@@ -154,24 +143,24 @@ def add_waits() -> None:
                 async with pyloop.timeout(0):
                     await make(stage)
 
-            await fails(TimeoutError, limited())
-            await fails(TimeoutError, asyncio.wait_for(make(stage), 0.000001))
+            await expect(TimeoutError, limited())
+            await expect(TimeoutError, asyncio.wait_for(make(stage), 0.000001))
 
         async def ended_by_others(stage: Stage, make: Any = make) -> None:
             operation = make(stage)
             task = start(0, waits(operation))
             await settle(3)
             operation.close()
-            await fails(RuntimeError, task)
+            await expect(RuntimeError, task)
 
         async def awaited_twice(stage: Stage, make: Any = make) -> None:
             operation = make(stage)
             task = start(1, waits(operation))
             await settle(3)
-            await fails(RuntimeError, operation)
+            await expect(RuntimeError, operation)
             task.cancel()
-            await fails(asyncio.CancelledError, task)
-            await fails(RuntimeError, operation)
+            await expect(asyncio.CancelledError, task)
+            await expect(RuntimeError, operation)
 
         async def never_awaited(stage: Stage, make: Any = make) -> None:
             make(stage).close()
@@ -293,11 +282,11 @@ async def refused_calls_of_the_loop(stage: Stage) -> None:
 async def a_second_reader(stage: Stage) -> None:
     task = start(0, pyloop.recv(stage.left))
     await settle(3)
-    await fails(RuntimeError, pyloop.recv(stage.left))
-    await fails(RuntimeError, asyncio.create_task(waits(pyloop.wait_readable(stage.left))))
+    await expect(RuntimeError, pyloop.recv(stage.left))
+    await expect(RuntimeError, asyncio.create_task(waits(pyloop.wait_readable(stage.left))))
     refused(RuntimeError, lambda: stage.loop._add_reader(stage.left, nothing, stage.value))
     task.cancel()
-    await fails(asyncio.CancelledError, task)
+    await expect(asyncio.CancelledError, task)
 
 
 @of_a_task
@@ -308,7 +297,7 @@ async def sockets_that_are_closed(stage: Stage) -> None:
     stage.loop.close_socket(left)
     stage.loop.close_socket(right)
     for task in tasks:
-        await fails(OSError, task)
+        await expect(OSError, task)
     refused(OSError, lambda: pyloop.recv(left))
 
 
@@ -326,8 +315,8 @@ async def accept_and_connect(stage: Stage) -> None:
 async def a_connection_that_is_refused(stage: Stage) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.setblocking(False)
-        await fails(OSError, waits(pyloop.connect(client, "\0nobody listens here")))
-        await fails(OSError, waits(stage.loop.sock_connect(client, "\0nor here")))
+        await expect(OSError, waits(pyloop.connect(client, "\0nobody listens here")))
+        await expect(OSError, waits(stage.loop.sock_connect(client, "\0nor here")))
 
 
 @of_a_task
@@ -353,13 +342,13 @@ async def lines_of_all_kinds(stage: Stage) -> None:
     iterator = pyloop.lines(stage.left, max_line=5)
     assert await iterator.__anext__() == "one"
     assert await iterator.__anext__() == "two"
-    await fails(pyloop.LineTooLong, iterator.__anext__())
-    await fails(UnicodeDecodeError, iterator.__anext__())
+    await expect(pyloop.LineTooLong, iterator.__anext__())
+    await expect(UnicodeDecodeError, iterator.__anext__())
     async for line in iterator:
         assert line == "rest"
         break
     await iterator.aclose()
-    await fails(StopAsyncIteration, iterator.__anext__())
+    await expect(StopAsyncIteration, iterator.__anext__())
     drain_socket(stage.left)
 
 
@@ -427,15 +416,15 @@ async def channel_closed(stage: Stage) -> None:
     await settle(2)
     channel.close()
     for task in tasks:
-        await fails(pyloop.ChannelClosed, task)
+        await expect(pyloop.ChannelClosed, task)
     channel = pyloop.Channel()
     tasks = [start(kind, waits(channel.send(stage.value))) for kind in (0, 1)]
     await settle(2)
     channel.close()
     for task in tasks:
-        await fails(pyloop.ChannelClosed, task)
-    await fails(pyloop.ChannelClosed, channel.send(stage.value))
-    await fails(pyloop.ChannelClosed, channel.recv())
+        await expect(pyloop.ChannelClosed, task)
+    await expect(pyloop.ChannelClosed, channel.send(stage.value))
+    await expect(pyloop.ChannelClosed, channel.recv())
     refused(pyloop.ChannelClosed, lambda: channel.send_nowait(stage.value))
     refused(pyloop.ChannelClosed, channel.recv_nowait)
 
@@ -489,11 +478,11 @@ async def own_channel(stage: Stage) -> None:
         await task
     task = start(0, use(Event.ChanSend))
     await settle(2)
-    await fails(RuntimeError, start(0, use(Event.ChanSend)))
+    await expect(RuntimeError, start(0, use(Event.ChanSend)))
     task.cancel()
-    await fails(asyncio.CancelledError, task)
+    await expect(asyncio.CancelledError, task)
     channel._receiver = stage.error
-    await fails(RuntimeError, start(0, use(Event.ChanSend)))
+    await expect(RuntimeError, start(0, use(Event.ChanSend)))
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -528,28 +517,28 @@ async def yields_that_are_refused(stage: Stage) -> None:
         *(("read", stage.value), ("no such", stage.left), (Event.ChanRecv, stage.value)),
         *((Event.Sleep, -1), (Event.Sleep, "x"), ("read", -1), (1, 2, 3)),
     ):
-        await fails(Exception, start(0, generator(yielded)))
+        await expect(Exception, start(0, generator(yielded)))
 
 
 @of_a_task
 async def tasks_that_end(stage: Stage) -> None:
     for kind in (0, 1):
         assert await start(kind, waits(pyloop.sleep(0))) is None
-        await fails(ValueError, start(kind, raises(ValueError(stage.value))))
-        await fails(asyncio.CancelledError, start(kind, raises(asyncio.CancelledError())))
+        await expect(ValueError, start(kind, raises(ValueError(stage.value))))
+        await expect(asyncio.CancelledError, start(kind, raises(asyncio.CancelledError())))
         task = start(kind, raises(ValueError()))  # reported, never awaited
         await settle(3)
         del task
         await cancelled(waits(pyloop.sleep(1000)), kind)
         task = start(kind, waits(pyloop.sleep(1000)))
         task.cancel()  # before its first step
-        await fails(asyncio.CancelledError, task)
+        await expect(asyncio.CancelledError, task)
 
 
 @of_a_task
 async def spawned(stage: Stage) -> None:
     assert await (await pyloop.spawn(waits(pyloop.sleep(0)), name="a name")) is None
-    await fails(ValueError, await pyloop.spawn(raises(ValueError())))
+    await expect(ValueError, await pyloop.spawn(raises(ValueError())))
     task = await pyloop.spawn(raises(ValueError()))  # its report goes to the handler
     await settle(2)
     del task
@@ -563,14 +552,14 @@ async def joins(stage: Stage) -> None:
             second = start(other, waits(first))
             await settle(3)
             second.cancel()
-            await fails(asyncio.CancelledError, second)
-            await fails(asyncio.CancelledError, first)
+            await expect(asyncio.CancelledError, second)
+            await expect(asyncio.CancelledError, first)
     task = start(0, waits(pyloop.pause()))
     await task
     await task
     task = asyncio.current_task()
     assert task is not None
-    await fails(RuntimeError, waits(task))
+    await expect(RuntimeError, waits(task))
 
 
 @of_a_task
@@ -590,7 +579,7 @@ async def the_interface_of_a_task(stage: Stage) -> None:
     task.cancel(stage.value)
     assert task.cancelling() == 1
     task.uncancel()
-    await fails(asyncio.CancelledError, task)
+    await expect(asyncio.CancelledError, task)
     refused(asyncio.CancelledError, task.result)
     refused(asyncio.CancelledError, task.exception)
 
@@ -618,7 +607,7 @@ async def a_task_that_cancels_itself(stage: Stage) -> None:
         await pyloop.sleep(1000)
 
     for kind in (0, 1):
-        await fails(asyncio.CancelledError, start(kind, itself()))
+        await expect(asyncio.CancelledError, start(kind, itself()))
 
 
 @of_a_task
@@ -627,12 +616,12 @@ async def coroutines_that_are_closed_outside(stage: Stage) -> None:
     task = start(0, coro)
     await settle(2)
     coro.close()
-    await fails(RuntimeError, task)
+    await expect(RuntimeError, task)
     coro = waits(pyloop.sleep(1000))
     task = start(0, coro)
     await settle(2)
     refused(KeyError, lambda: coro.throw(KeyError(stage.value)))
-    await fails(RuntimeError, task)
+    await expect(RuntimeError, task)
 
 
 @of_a_task
@@ -646,7 +635,7 @@ async def asyncio_from_our_task(stage: Stage) -> None:
     task = start(0, waits(future))
     await settle(2)
     future.set_exception(ValueError(stage.value))
-    await fails(ValueError, task)
+    await expect(ValueError, task)
     await cancelled(waits(stage.loop.create_future()))
     event = asyncio.Event()
     task = start(0, event.wait())
@@ -654,7 +643,7 @@ async def asyncio_from_our_task(stage: Stage) -> None:
     event.set()
     await task
     await asyncio.gather(pyloop.sleep(0), start(0, waits(pyloop.pause())))
-    await fails(TimeoutError, asyncio.wait_for(pyloop.sleep(1000), 0.000001))
+    await expect(TimeoutError, asyncio.wait_for(pyloop.sleep(1000), 0.000001))
 
     async def group() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -672,7 +661,7 @@ async def timeouts(stage: Stage) -> None:
             await pyloop.sleep(1000)
 
     for kind in (0, 1):
-        await fails(TimeoutError, start(kind, limited()))
+        await expect(TimeoutError, start(kind, limited()))
     async with pyloop.timeout(1000):
         await pyloop.pause()
 

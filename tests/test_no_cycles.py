@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from face_support import pair, settle
+from face_support import expect, pair, settle
 from support import fill_socket, listener
 
 import pyloop
@@ -23,21 +23,6 @@ class Stage:
         self.left = left
         self.right = right
         self.full = full
-
-
-async def expect(error: type[BaseException], awaitable: Awaitable[Any]) -> None:
-    """As pytest.raises, which keeps the exception.
-
-    The traceback of a failed task's exception holds this frame and those that called it, so
-    they must not hold the task: that would be a cycle of the test's own making.
-    """
-    try:
-        await awaitable
-    except error:
-        return
-    finally:
-        del awaitable
-    raise AssertionError(f"{error.__name__} was not raised")
 
 
 async def cancel(task: Any) -> None:
