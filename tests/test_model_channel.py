@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -166,6 +167,17 @@ class Driver:
         else:
             self.tasks[one.number] = asyncio.create_task(coro)
 
+    @contextlib.contextmanager
+    def noting(self, one: Sender | Receiver) -> Iterator[None]:
+        """Notes the end of the block where the channel or a cancellation brings it about."""
+        try:
+            yield
+        except pyloop.ChannelClosed:
+            self.outcomes[one.number] = "closed"
+        except asyncio.CancelledError:
+            self.outcomes[one.number] = "cancelled"
+            raise
+
     # --- the operations ---
 
     async def send(self) -> None:
@@ -177,25 +189,15 @@ class Driver:
         self.model.send(one)
 
     async def sender(self, one: Sender) -> None:
-        try:
+        with self.noting(one):
             await self.channel.send(one.value)
             self.outcomes[one.number] = "sent"
-        except pyloop.ChannelClosed:
-            self.outcomes[one.number] = "closed"
-        except asyncio.CancelledError:
-            self.outcomes[one.number] = "cancelled"
-            raise
 
     def trap_sender(self, one: Sender) -> Generator[Any, Any, None]:
-        try:
+        with self.noting(one):
             self.channel._value = one.value
             yield (Event.ChanSend, self.channel)
             self.outcomes[one.number] = "sent"
-        except pyloop.ChannelClosed:
-            self.outcomes[one.number] = "closed"
-        except asyncio.CancelledError:
-            self.outcomes[one.number] = "cancelled"
-            raise
 
     async def recv(self) -> None:
         one = Receiver(len(self.tasks), self.chance.choice((1, 1, 2, 4)), iterates=False)
@@ -205,28 +207,18 @@ class Driver:
         self.model.recv(one)
 
     async def receiver(self, one: Receiver) -> None:
-        try:
+        with self.noting(one):
             while len(self.got[one.number]) < one.wanted:
                 self.got[one.number].append(await self.channel.recv())
             self.outcomes[one.number] = "got all"
-        except pyloop.ChannelClosed:
-            self.outcomes[one.number] = "closed"
-        except asyncio.CancelledError:
-            self.outcomes[one.number] = "cancelled"
-            raise
 
     def trap_receiver(self, one: Receiver) -> Generator[Any, Any, None]:
-        try:
+        with self.noting(one):
             while len(self.got[one.number]) < one.wanted:
                 value = yield (Event.ChanRecv, self.channel)
                 assert self.channel._value == value
                 self.got[one.number].append(value)
             self.outcomes[one.number] = "got all"
-        except pyloop.ChannelClosed:
-            self.outcomes[one.number] = "closed"
-        except asyncio.CancelledError:
-            self.outcomes[one.number] = "cancelled"
-            raise
 
     async def iterate(self) -> None:
         one = Receiver(len(self.tasks), self.chance.randint(1, 5), iterates=True)
@@ -235,7 +227,7 @@ class Driver:
         self.model.recv(one)
 
     async def iterator(self, one: Receiver) -> None:
-        try:
+        with self.noting(one):
             async for value in self.channel:
                 self.got[one.number].append(value)
                 if len(self.got[one.number]) == one.wanted:
@@ -243,9 +235,6 @@ class Driver:
                     break
             else:
                 self.outcomes[one.number] = "ended"
-        except asyncio.CancelledError:
-            self.outcomes[one.number] = "cancelled"
-            raise
 
     async def send_nowait(self) -> None:
         self.trace.append(f"send_nowait {self.n_values}")
