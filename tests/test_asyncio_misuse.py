@@ -20,7 +20,7 @@ import ssl
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -632,24 +632,28 @@ async def finish(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+def compare(call: Callable[[Any], Any]) -> None:
+    theirs, ours = (everything_said(factory, call) for factory in FACTORIES)
+    assert ours[0] == theirs[0]
+    assert ours == theirs
+
+
+def compare_inside(program: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
+    compare(lambda loop: loop.run_until_complete(program(loop)))
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_calls(name: str) -> None:
-    theirs, ours = (everything_said(factory, CALLS[name]) for factory in FACTORIES)
-    assert ours == theirs
+    compare(CALLS[name])
 
 
 @pytest.mark.parametrize("name", AWAITS)
 def test_inside_of_the_loop(name: str) -> None:
-    def call(loop: Any) -> Any:
-        async def main() -> Any:
-            with Things() as things:
-                return await finish(AWAITS[name](loop, things))
+    async def program(loop: Any) -> Any:
+        with Things() as things:
+            return await finish(AWAITS[name](loop, things))
 
-        return loop.run_until_complete(main())
-
-    theirs, ours = (everything_said(factory, call) for factory in FACTORIES)
-    assert ours[0] == theirs[0]
-    assert ours == theirs
+    compare_inside(program)
 
 
 # On 3.11 asyncio joins the lines for write(), and lets a socket have two transports.
@@ -666,66 +670,48 @@ def test_on_a_transport(name: str) -> None:
     if sys.version_info < (3, 12) and name in SINCE_3_12:
         pytest.skip("pyloop does what asyncio does since 3.12")
 
-    def call(loop: Any) -> Any:
-        async def main() -> Any:
-            with Things() as things:
-                transport, _ = await loop.create_connection(
-                    asyncio.Protocol, sock=things.connected()
-                )
-                try:
-                    return await finish(ON_TRANSPORT[name](loop, transport, things))
-                finally:
-                    transport.abort()
-                    await asyncio.sleep(0)
-
-        return loop.run_until_complete(main())
-
-    theirs, ours = (everything_said(factory, call) for factory in FACTORIES)
-    assert ours == theirs
-
-
-@pytest.mark.parametrize("name", ON_SERVER)
-def test_on_a_server(name: str) -> None:
-    def call(loop: Any) -> Any:
-        async def main() -> Any:
-            server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    async def program(loop: Any) -> Any:
+        with Things() as things:
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=things.connected())
             try:
-                return await finish(ON_SERVER[name](server))
-            finally:
-                server.close()
-
-        return loop.run_until_complete(main())
-
-    theirs, ours = (everything_said(factory, call) for factory in FACTORIES)
-    assert ours == theirs
-
-
-@pytest.mark.parametrize("name", ON_DATAGRAMS)
-def test_on_a_datagram_endpoint(name: str) -> None:
-    def call(loop: Any) -> Any:
-        async def main() -> Any:
-            transport, _ = await loop.create_datagram_endpoint(
-                asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
-            )
-            try:
-                return await finish(ON_DATAGRAMS[name](transport))
+                return await finish(ON_TRANSPORT[name](loop, transport, things))
             finally:
                 transport.abort()
                 await asyncio.sleep(0)
 
-        return loop.run_until_complete(main())
+    compare_inside(program)
 
-    theirs, ours = (everything_said(factory, call) for factory in FACTORIES)
-    assert ours == theirs
+
+@pytest.mark.parametrize("name", ON_SERVER)
+def test_on_a_server(name: str) -> None:
+    async def program(loop: Any) -> Any:
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        try:
+            return await finish(ON_SERVER[name](server))
+        finally:
+            server.close()
+
+    compare_inside(program)
+
+
+@pytest.mark.parametrize("name", ON_DATAGRAMS)
+def test_on_a_datagram_endpoint(name: str) -> None:
+    async def program(loop: Any) -> Any:
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        try:
+            return await finish(ON_DATAGRAMS[name](transport))
+        finally:
+            transport.abort()
+            await asyncio.sleep(0)
+
+    compare_inside(program)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_records_and_warnings(program: Callable[[Any], Any]) -> None:
-    def call(loop: Any) -> Any:
-        return loop.run_until_complete(program(loop))
-
-    theirs, ours = (everything_said(factory, call) for factory in FACTORIES)
-    assert ours == theirs
+    compare_inside(program)
 
 
 def test_an_unclosed_loop() -> None:
