@@ -12,8 +12,8 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from typing import Any
 
 import pyloop
@@ -266,29 +266,12 @@ def run_protocols(make: Callable[[], EchoProtocol]) -> Callable[[socket.socket],
 # --------------------------------------------------------------- streams
 
 
-async def stream_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@asynccontextmanager
+async def served(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """A counted connection, which ends with the block; that the client has left is no error."""
     with counts.connection():
         try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
-        finally:
-            writer.close()
-            with suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
-
-
-async def stream_flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with counts.connection():
-        try:
-            for piece in pieces(int(await reader.readexactly(8))):
-                writer.write(piece)
-                await writer.drain()
+            yield
         except (OSError, asyncio.IncompleteReadError):
             pass
         except asyncio.CancelledError:
@@ -298,6 +281,20 @@ async def stream_flood(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
             writer.close()
             with suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
+
+
+async def stream_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async with served(writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+
+async def stream_flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async with served(writer):
+        for piece in pieces(int(await reader.readexactly(8))):
+            writer.write(piece)
+            await writer.drain()
 
 
 async def serve_streams(
