@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import drain_socket, listener
+from support import drain_socket, listener, socketpair
 
 import pyloop
 
@@ -81,13 +82,6 @@ def no_faults() -> Iterator[None]:
     SHIM.faults_reset(1)
 
 
-def pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
-    left, right = socket.socketpair(socket.AF_UNIX, kind)
-    left.setblocking(False)
-    right.setblocking(False)
-    return left, right
-
-
 def payload(n: int) -> bytes:
     return random.Random(n).randbytes(n)
 
@@ -145,7 +139,7 @@ RECEIVES: dict[str, Receive] = {
 def test_a_receive_that_fails_has_taken_nothing(
     name: str, error: int, run: Callable[..., Any]
 ) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def receive() -> None:
         with pytest.raises(OSError) as raised:
@@ -169,7 +163,7 @@ def test_a_receive_that_fails_has_taken_nothing(
 def test_a_receive_is_tried_again(
     name: str, count: int, error: int, run: Callable[..., Any]
 ) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def receive() -> None:
         got = b""
@@ -192,7 +186,7 @@ def test_a_receive_is_tried_again(
 
 @pytest.mark.parametrize("error", FATAL, ids=NAMES.get)
 def test_lines_go_on_after_an_error(error: int, run: Callable[..., Any]) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def receive() -> None:
         lines = pyloop.lines(right)
@@ -223,7 +217,7 @@ SENDS: dict[str, Send] = {
 @pytest.mark.parametrize("error", FATAL, ids=NAMES.get)
 @pytest.mark.parametrize("name", SENDS)
 def test_a_send_that_fails_has_sent_nothing(name: str, error: int, run: Callable[..., Any]) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def send() -> None:
         with pytest.raises(OSError) as raised:
@@ -242,7 +236,7 @@ def test_a_send_that_fails_has_sent_nothing(name: str, error: int, run: Callable
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", SENDS)
 def test_a_send_is_tried_again(name: str, count: int, error: int, run: Callable[..., Any]) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def send() -> None:
         await SENDS[name](left, b"once")
@@ -390,8 +384,8 @@ def test_a_selector_that_cannot_be_made(error: int) -> None:
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.ENOSPC, errno.EBADF], ids=NAMES.get)
 def test_a_registration_that_is_refused(error: int) -> None:
     """Who waits for that descriptor is told; others are not disturbed."""
-    left, right = pair()
-    other_left, other_right = pair()
+    left, right = socketpair()
+    other_left, other_right = socketpair()
 
     async def refused() -> None:
         with pytest.raises((OSError, MemoryError)) as raised:
@@ -415,7 +409,7 @@ def test_a_registration_that_is_refused(error: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_an_interrupted_wait_goes_on(run: Callable[..., Any], count: int) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def receive() -> None:
         for _ in range(10):
@@ -451,7 +445,7 @@ def test_a_wait_that_fails_ends_the_run(backend: str, error: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_interrupted_select_is_told_nothing_wrong(backend: str, count: int) -> None:
-    left, right = pair()
+    left, right = socketpair()
     with left, right, pyloop.Selector(backend) as selector:
         selector.register(right, selectors.EVENT_READ)
         left.send(b"x")
@@ -524,13 +518,35 @@ INTERRUPTIONS = st.lists(
     st.tuples(st.integers(0, 20), st.sampled_from([errno.EINTR, errno.EAGAIN])), max_size=4
 )
 SIZES = st.integers(1, 70) | st.sampled_from([1, 2, 1023, 1024, 1025, 65535, 65536, 65537])
+CUTS: dict[str, st.SearchStrategy[Any]] = {
+    "sizes": st.tuples(SIZES, SIZES),
+    "every": st.booleans(),
+    "places": INTERRUPTIONS,
+}
 
 
-def transfer(
-    backend: str, n: int, sizes: tuple[int, int], every: bool, places: list[tuple[int, int]]
-) -> None:
+@contextlib.contextmanager
+def cutting(
+    left: socket.socket,
+    right: socket.socket,
+    seed: int,
+    sizes: tuple[int, int],
+    every: bool,
+    places: list[tuple[int, int]],
+) -> Iterator[None]:
+    """Calls that send from left, or receive at right, are made smaller, and interrupted."""
+    SHIM.faults_reset(seed)
+    interrupt(left, SENDING, places)
+    interrupt(right, RECEIVING, places)
+    shorten(left, SENDING, sizes[0], every=every)
+    shorten(right, RECEIVING, sizes[1], every=every)
+    yield
+    SHIM.faults_reset(1)
+
+
+def transfer(backend: str, n: int, **cuts: Any) -> None:
     data = payload(n)
-    left, right = pair()
+    left, right = socketpair()
     got = bytearray()
 
     async def send() -> None:
@@ -541,45 +557,25 @@ def transfer(
         while piece := await pyloop.recv(right, 65536):
             got.extend(piece)
 
-    with left, right:
-        SHIM.faults_reset(n)
-        interrupt(left, SENDING, places)
-        interrupt(right, RECEIVING, places)
-        shorten(left, SENDING, sizes[0], every=every)
-        shorten(right, RECEIVING, sizes[1], every=every)
+    with left, right, cutting(left, right, n, **cuts):
         pyloop.run(send(), receive(), backend=backend)
         assert got == data
         # A piece of one byte costs a few calls, never an endless number.
         assert made(SENDING) + made(RECEIVING) + made(WAITING) < 12 * n + 300
-        SHIM.faults_reset(1)
 
 
 @settings(max_examples=40)
-@given(
-    n=st.integers(0, 2000),
-    sizes=st.tuples(SIZES, SIZES),
-    every=st.booleans(),
-    places=INTERRUPTIONS,
-)
+@given(n=st.integers(0, 2000), **CUTS)
 @example(n=200_000, sizes=(65536, 1025), every=True, places=[])
-def test_sendall_and_recv_lose_no_byte(
-    backend: str, n: int, sizes: tuple[int, int], every: bool, places: list[tuple[int, int]]
-) -> None:
-    transfer(backend, n, sizes, every, places)
+def test_sendall_and_recv_lose_no_byte(backend: str, **how: Any) -> None:
+    transfer(backend, **how)
 
 
 @pytest.mark.stress
 @settings(max_examples=1500)
-@given(
-    n=st.integers(0, 5000),
-    sizes=st.tuples(SIZES, SIZES),
-    every=st.booleans(),
-    places=INTERRUPTIONS,
-)
-def test_sendall_and_recv_lose_no_byte_at_length(
-    backend: str, n: int, sizes: tuple[int, int], every: bool, places: list[tuple[int, int]]
-) -> None:
-    transfer(backend, n, sizes, every, places)
+@given(n=st.integers(0, 5000), **CUTS)
+def test_sendall_and_recv_lose_no_byte_at_length(backend: str, **how: Any) -> None:
+    transfer(backend, **how)
 
 
 @settings(max_examples=40)
@@ -592,7 +588,7 @@ def test_sendall_and_recv_lose_no_byte_at_length(
 def test_lines_are_put_together(
     backend: str, lines: list[str], size: int, every: bool, places: list[tuple[int, int]]
 ) -> None:
-    left, right = pair()
+    left, right = socketpair()
     got: list[str] = []
 
     async def receive() -> None:
@@ -658,6 +654,11 @@ def run_asyncio(main: Any, backend: str) -> None:
         runner.run(main)
 
 
+def ignore_reports() -> None:
+    """For tests that do not ask what the loop says of an unusual error."""
+    loop().set_exception_handler(lambda running, context: None)
+
+
 async def connection(sock: socket.socket, protocol: type[Any]) -> Any:
     _, made_protocol = await loop().create_connection(protocol, sock=sock)
     return made_protocol
@@ -671,9 +672,10 @@ PROTOCOLS = [Recorder, BufferedRecorder]
 def test_a_transport_that_cannot_read_is_lost(
     backend: str, protocol: type[Any], error: int
 ) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def main() -> None:
+        ignore_reports()
         client = await connection(right, protocol)
         add(RECEIVING, right, first=1, error=error)
         left.send(b"one")
@@ -687,19 +689,16 @@ def test_a_transport_that_cannot_read_is_lost(
         assert hits(RECEIVING) == 1
 
     with left, right:
-        # The loop's report of an unusual error is not what is asked about.
-        loop_ = pyloop.EventLoop(backend=backend)
-        loop_.set_exception_handler(lambda running, context: None)
-        with asyncio.Runner(loop_factory=lambda: loop_) as runner:
-            runner.run(main())
+        run_asyncio(main(), backend)
 
 
 @pytest.mark.parametrize("error", FATAL, ids=NAMES.get)
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_transport_that_cannot_write_is_lost(backend: str, error: int, first: int) -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def main() -> None:
+        ignore_reports()
         client = await connection(left, Recorder)
         add(SENDING, left, first=first, error=error)
         client.transport.write(payload(500_000))
@@ -714,23 +713,19 @@ def test_a_transport_that_cannot_write_is_lost(backend: str, error: int, first: 
         assert client.transport.get_write_buffer_size() == 0
 
     with left, right:
-        loop_ = pyloop.EventLoop(backend=backend)
-        loop_.set_exception_handler(lambda running, context: None)
-        with asyncio.Runner(loop_factory=lambda: loop_) as runner:
-            runner.run(main())
+        run_asyncio(main(), backend)
 
 
 def pass_through_transports(
     backend: str,
     pieces: list[int],
-    sizes: tuple[int, int],
-    every: bool,
-    places: list[tuple[int, int]],
     protocol: type[Any],
     together: bool,
+    **cuts: Any,
 ) -> None:
-    left, right = pair()
+    left, right = socketpair()
     data = [payload(n) for n in pieces]
+    n_bytes = sum(pieces)
 
     async def main() -> None:
         sender = await connection(left, Recorder)
@@ -748,30 +743,16 @@ def pass_through_transports(
         sender.transport.abort()
         await sender.lost
 
-    with left, right:
-        SHIM.faults_reset(sum(pieces))
-        interrupt(left, SENDING, places)
-        interrupt(right, RECEIVING, places)
-        shorten(left, SENDING, sizes[0], every=every)
-        shorten(right, RECEIVING, sizes[1], every=every)
+    with left, right, cutting(left, right, n_bytes, **cuts):
         run_asyncio(main(), backend)
-        n = sum(pieces)
-        assert made(SENDING) + made(RECEIVING) + made(WAITING) < 12 * n + 400
-        SHIM.faults_reset(1)
+        assert made(SENDING) + made(RECEIVING) + made(WAITING) < 12 * n_bytes + 400
 
 
-PIECES = st.lists(st.integers(0, 300), max_size=12)
+WAYS = {**CUTS, "protocol": st.sampled_from(PROTOCOLS), "together": st.booleans()}
 
 
 @settings(max_examples=40)
-@given(
-    pieces=PIECES,
-    sizes=st.tuples(SIZES, SIZES),
-    every=st.booleans(),
-    places=INTERRUPTIONS,
-    protocol=st.sampled_from(PROTOCOLS),
-    together=st.booleans(),
-)
+@given(pieces=st.lists(st.integers(0, 300), max_size=12), **WAYS)
 @example(
     pieces=[100_000, 1, 200_000],
     sizes=(65535, 1025),
@@ -786,14 +767,7 @@ def test_transports_lose_no_byte(backend: str, **how: Any) -> None:
 
 @pytest.mark.stress
 @settings(max_examples=1000)
-@given(
-    pieces=st.lists(st.integers(0, 1000), max_size=30),
-    sizes=st.tuples(SIZES, SIZES),
-    every=st.booleans(),
-    places=INTERRUPTIONS,
-    protocol=st.sampled_from(PROTOCOLS),
-    together=st.booleans(),
-)
+@given(pieces=st.lists(st.integers(0, 1000), max_size=30), **WAYS)
 def test_transports_lose_no_byte_at_length(backend: str, **how: Any) -> None:
     pass_through_transports(backend, **how)
 
@@ -913,7 +887,7 @@ INTERRUPTED: dict[str, Callable[[socket.socket], Any]] = {
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_a_signal_handler_that_ends_what_it_interrupts(name: str, what: str) -> None:
     """The call is interrupted until the handler has run."""
-    left, right = pair()
+    left, right = socketpair()
 
     async def root() -> None:
         operation = INTERRUPTED[name](left)
