@@ -2,13 +2,15 @@
  * system calls fail, or move less than they could.
  *
  * A rule names some calls, a descriptor (-1: any) and which of those that
- * match it are hit, counted together: `first` of them pass, then `count` are hit.  What is hit
- * fails with `error`; or, where that is 0, moves at most `size` bytes, and
- * where `size` is negative a random number from 1 to -size.  A connect() that
- * is hit with EINTR is made first, as the kernel goes on with one.
+ * match it are hit, counted together: `first` of them pass, then `count` are
+ * hit.  What is hit fails with `error`; or, where that is 0, moves at most
+ * `size` bytes, and where `size` is negative a random number from 1 to -size.
+ * A connect() that is hit with EINTR is made first, as the kernel goes on
+ * with one.
  *
  * faults_calls() says how often a call was made since faults_reset(), and
- * faults_hits() how often a rule hit: a test that hits nothing shows nothing. */
+ * faults_hits() how often a rule hit: a test that hits nothing shows nothing.
+ */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -32,56 +34,37 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum call {
-    ACCEPT,
-    ACCEPT4,
-    CONNECT,
-    EPOLL_CREATE1,
-    EPOLL_CTL,
-    EPOLL_PWAIT2,
-    EPOLL_WAIT,
-    PIPE2,
-    POLL,
-    PPOLL,
-    READ,
-    RECV,
-    RECVFROM,
-    RECVMMSG,
-    RECVMSG,
-    SEND,
-    SENDMMSG,
-    SENDMSG,
-    SENDTO,
-    SOCKET,
-    WRITE,
-    WRITEV,
-    N_CALLS
-};
+/* What a rule can name. */
+#define CALLS(X) \
+    X(accept) \
+    X(accept4) \
+    X(connect) \
+    X(epoll_create1) \
+    X(epoll_ctl) \
+    X(epoll_pwait2) \
+    X(epoll_wait) \
+    X(pipe2) \
+    X(poll) \
+    X(ppoll) \
+    X(read) \
+    X(recv) \
+    X(recvfrom) \
+    X(recvmmsg) \
+    X(recvmsg) \
+    X(send) \
+    X(sendmmsg) \
+    X(sendmsg) \
+    X(sendto) \
+    X(socket) \
+    X(write) \
+    X(writev)
 
-static const char *const names[N_CALLS] = {
-    [ACCEPT] = "accept",
-    [ACCEPT4] = "accept4",
-    [CONNECT] = "connect",
-    [EPOLL_CREATE1] = "epoll_create1",
-    [EPOLL_CTL] = "epoll_ctl",
-    [EPOLL_PWAIT2] = "epoll_pwait2",
-    [EPOLL_WAIT] = "epoll_wait",
-    [PIPE2] = "pipe2",
-    [POLL] = "poll",
-    [PPOLL] = "ppoll",
-    [READ] = "read",
-    [RECV] = "recv",
-    [RECVFROM] = "recvfrom",
-    [RECVMMSG] = "recvmmsg",
-    [RECVMSG] = "recvmsg",
-    [SEND] = "send",
-    [SENDMMSG] = "sendmmsg",
-    [SENDMSG] = "sendmsg",
-    [SENDTO] = "sendto",
-    [SOCKET] = "socket",
-    [WRITE] = "write",
-    [WRITEV] = "writev",
-};
+#define AS_ENUMERATOR(name) CALL_##name,
+#define AS_STRING(name) #name,
+
+enum call { CALLS(AS_ENUMERATOR) N_CALLS };
+
+static const char *const names[N_CALLS] = {CALLS(AS_STRING)};
 
 struct rule {
     uint32_t calls; /* bit n for call n */
@@ -222,10 +205,10 @@ next_function(void **slot, enum call call)
 }
 
 /* The real function, as a pointer of the type of the wrapper. */
-#define REAL(call, function) \
+#define REAL(name) \
     static void *real_slot; \
-    __typeof__(&function) real; \
-    *(void **)(&real) = next_function(&real_slot, call)
+    __typeof__(&name) real; \
+    *(void **)(&real) = next_function(&real_slot, CALL_##name)
 
 #define FAIL_IF(error) \
     do { \
@@ -235,6 +218,11 @@ next_function(void **slot, enum call call)
             return -1; \
         } \
     } while (0)
+
+/* How a wrapper begins: it goes on, with `real`, where the call may pass. */
+#define WRAP(name, fd, limit) \
+    REAL(name); \
+    FAIL_IF(judge(CALL_##name, fd, limit))
 
 /* A copy of the vector that ends after `limit` bytes; its length. */
 static size_t
@@ -256,8 +244,7 @@ cut_vector(const struct iovec *from, size_t n, size_t limit, struct iovec *to)
 EXPORT ssize_t
 recv(int fd, void *buffer, size_t length, int flags)
 {
-    REAL(RECV, recv);
-    FAIL_IF(judge(RECV, fd, &length));
+    WRAP(recv, fd, &length);
     return real(fd, buffer, length, flags);
 }
 
@@ -265,17 +252,15 @@ EXPORT ssize_t
 recvfrom(int fd, void *restrict buffer, size_t length, int flags,
          struct sockaddr *restrict from, socklen_t *restrict from_length)
 {
-    REAL(RECVFROM, recvfrom);
-    FAIL_IF(judge(RECVFROM, fd, &length));
+    WRAP(recvfrom, fd, &length);
     return real(fd, buffer, length, flags, from, from_length);
 }
 
 EXPORT ssize_t
 recvmsg(int fd, struct msghdr *message, int flags)
 {
-    REAL(RECVMSG, recvmsg);
     size_t limit = SIZE_MAX;
-    FAIL_IF(judge(RECVMSG, fd, &limit));
+    WRAP(recvmsg, fd, &limit);
     if (limit == SIZE_MAX) {
         return real(fd, message, flags);
     }
@@ -294,25 +279,22 @@ EXPORT int
 recvmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags,
          struct timespec *timeout)
 {
-    REAL(RECVMMSG, recvmmsg);
     size_t limit = n;
-    FAIL_IF(judge(RECVMMSG, fd, &limit));
+    WRAP(recvmmsg, fd, &limit);
     return real(fd, messages, (unsigned)limit, flags, timeout);
 }
 
 EXPORT ssize_t
 read(int fd, void *buffer, size_t length)
 {
-    REAL(READ, read);
-    FAIL_IF(judge(READ, fd, &length));
+    WRAP(read, fd, &length);
     return real(fd, buffer, length);
 }
 
 EXPORT ssize_t
 send(int fd, const void *data, size_t length, int flags)
 {
-    REAL(SEND, send);
-    FAIL_IF(judge(SEND, fd, &length));
+    WRAP(send, fd, &length);
     return real(fd, data, length, flags);
 }
 
@@ -320,17 +302,15 @@ EXPORT ssize_t
 sendto(int fd, const void *data, size_t length, int flags,
        const struct sockaddr *to, socklen_t to_length)
 {
-    REAL(SENDTO, sendto);
-    FAIL_IF(judge(SENDTO, fd, &length));
+    WRAP(sendto, fd, &length);
     return real(fd, data, length, flags, to, to_length);
 }
 
 EXPORT ssize_t
 sendmsg(int fd, const struct msghdr *message, int flags)
 {
-    REAL(SENDMSG, sendmsg);
     size_t limit = SIZE_MAX;
-    FAIL_IF(judge(SENDMSG, fd, &limit));
+    WRAP(sendmsg, fd, &limit);
     if (limit == SIZE_MAX) {
         return real(fd, message, flags);
     }
@@ -345,26 +325,23 @@ sendmsg(int fd, const struct msghdr *message, int flags)
 EXPORT int
 sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
 {
-    REAL(SENDMMSG, sendmmsg);
     size_t limit = n;
-    FAIL_IF(judge(SENDMMSG, fd, &limit));
+    WRAP(sendmmsg, fd, &limit);
     return real(fd, messages, (unsigned)limit, flags);
 }
 
 EXPORT ssize_t
 write(int fd, const void *data, size_t length)
 {
-    REAL(WRITE, write);
-    FAIL_IF(judge(WRITE, fd, &length));
+    WRAP(write, fd, &length);
     return real(fd, data, length);
 }
 
 EXPORT ssize_t
 writev(int fd, const struct iovec *vector, int n)
 {
-    REAL(WRITEV, writev);
     size_t limit = SIZE_MAX;
-    FAIL_IF(judge(WRITEV, fd, &limit));
+    WRAP(writev, fd, &limit);
     if (limit == SIZE_MAX) {
         return real(fd, vector, n);
     }
@@ -377,8 +354,7 @@ writev(int fd, const struct iovec *vector, int n)
 EXPORT int
 accept(int fd, struct sockaddr *restrict from, socklen_t *restrict length)
 {
-    REAL(ACCEPT, accept);
-    FAIL_IF(judge(ACCEPT, fd, NULL));
+    WRAP(accept, fd, NULL);
     return real(fd, from, length);
 }
 
@@ -386,16 +362,15 @@ EXPORT int
 accept4(int fd, struct sockaddr *restrict from, socklen_t *restrict length,
         int flags)
 {
-    REAL(ACCEPT4, accept4);
-    FAIL_IF(judge(ACCEPT4, fd, NULL));
+    WRAP(accept4, fd, NULL);
     return real(fd, from, length, flags);
 }
 
 EXPORT int
 connect(int fd, const struct sockaddr *to, socklen_t length)
 {
-    REAL(CONNECT, connect);
-    int error = judge(CONNECT, fd, NULL);
+    REAL(connect);
+    int error = judge(CALL_connect, fd, NULL);
     if (error == EINTR) {
         int rc = real(fd, to, length);
         if (rc < 0 && errno != EINPROGRESS) {
@@ -409,16 +384,14 @@ connect(int fd, const struct sockaddr *to, socklen_t length)
 EXPORT int
 socket(int domain, int type, int protocol)
 {
-    REAL(SOCKET, socket);
-    FAIL_IF(judge(SOCKET, -1, NULL));
+    WRAP(socket, -1, NULL);
     return real(domain, type, protocol);
 }
 
 EXPORT int
 pipe2(int fds[2], int flags)
 {
-    REAL(PIPE2, pipe2);
-    FAIL_IF(judge(PIPE2, -1, NULL));
+    WRAP(pipe2, -1, NULL);
     return real(fds, flags);
 }
 
@@ -427,8 +400,7 @@ pipe2(int fds[2], int flags)
 EXPORT int
 epoll_create1(int flags)
 {
-    REAL(EPOLL_CREATE1, epoll_create1);
-    FAIL_IF(judge(EPOLL_CREATE1, -1, NULL));
+    WRAP(epoll_create1, -1, NULL);
     return real(flags);
 }
 
@@ -436,24 +408,21 @@ epoll_create1(int flags)
 EXPORT int
 epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
 {
-    REAL(EPOLL_CTL, epoll_ctl);
-    FAIL_IF(judge(EPOLL_CTL, fd, NULL));
+    WRAP(epoll_ctl, fd, NULL);
     return real(epoll_fd, operation, fd, event);
 }
 
 EXPORT int
 epoll_wait(int epoll_fd, struct epoll_event *events, int n, int timeout_ms)
 {
-    REAL(EPOLL_WAIT, epoll_wait);
-    FAIL_IF(judge(EPOLL_WAIT, -1, NULL));
+    WRAP(epoll_wait, -1, NULL);
     return real(epoll_fd, events, n, timeout_ms);
 }
 
 EXPORT int
 poll(struct pollfd *entries, nfds_t n, int timeout_ms)
 {
-    REAL(POLL, poll);
-    FAIL_IF(judge(POLL, -1, NULL));
+    WRAP(poll, -1, NULL);
     return real(entries, n, timeout_ms);
 }
 
@@ -461,8 +430,7 @@ EXPORT int
 ppoll(struct pollfd *entries, nfds_t n, const struct timespec *timeout,
       const sigset_t *mask)
 {
-    REAL(PPOLL, ppoll);
-    FAIL_IF(judge(PPOLL, -1, NULL));
+    WRAP(ppoll, -1, NULL);
     return real(entries, n, timeout, mask);
 }
 
@@ -488,7 +456,7 @@ syscall(long number, ...)
     }
     va_end(list);
     if (number == SYS_epoll_pwait2) {
-        FAIL_IF(judge(EPOLL_PWAIT2, -1, NULL));
+        FAIL_IF(judge(CALL_epoll_pwait2, -1, NULL));
     }
     return real(number, args[0], args[1], args[2], args[3], args[4], args[5]);
 }
