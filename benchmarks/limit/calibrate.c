@@ -23,22 +23,6 @@ static double kernel_ns[MAX_SAMPLES];
 static double user_ns[MAX_SAMPLES];
 static uint32_t table[TABLE];
 
-static int
-compare(const void *left, const void *right)
-{
-    double a = *(const double *)left;
-    double b = *(const double *)right;
-
-    return (a > b) - (a < b);
-}
-
-static double
-median(double *values, size_t count)
-{
-    qsort(values, count, sizeof(*values), compare);
-    return values[count / 2];
-}
-
 static double
 exchange(int from, int to)
 {

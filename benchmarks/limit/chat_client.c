@@ -11,18 +11,12 @@
  *
  * Prints one JSON object.  Exit status: as echo_client's.
  */
-#include "cpu.h"
-#include "common.h"
-
-#include <sys/epoll.h>
+#include "load.h"
 
 enum {
-    EVENTS = 1024,
     TEXT_BYTES = 64,
     LINE_BYTES = 128,
     MAX_LATENCIES = 1 << 20,
-    EXIT_WRONG_TEXT = 3,
-    EXIT_CLOSED = 4,
 };
 
 struct options {
@@ -120,7 +114,7 @@ receive(size_t index, const struct room *room)
     {
         fprintf(stderr, "member %zu got \"%.*s\" instead of \"%s\"\n", index,
                 (int)got, buffer, room->expected + member->got_bytes);
-        exit(EXIT_WRONG_TEXT);
+        exit(EXIT_WRONG_ANSWER);
     }
     member->got_bytes += (size_t)got;
     if (member->got_bytes < room->expected_bytes) {
@@ -185,28 +179,18 @@ wait_for_logins(const struct options *options)
             if (memcmp(line, expected + got, (size_t)more) != 0) {
                 fprintf(stderr, "member %zu: \"%.*s\" after the login\n", i,
                         (int)more, line);
-                exit(EXIT_WRONG_TEXT);
+                exit(EXIT_WRONG_ANSWER);
             }
             got += (size_t)more;
         }
     }
 }
 
-static int
-compare_u32(const void *left, const void *right)
-{
-    uint32_t a = *(const uint32_t *)left;
-    uint32_t b = *(const uint32_t *)right;
-
-    return (a > b) - (a < b);
-}
-
 static void
 run(const struct options *options, int poller)
 {
     static struct epoll_event events[EVENTS];
-    struct cpu_sample server_start = {0, 0}, server_end;
-    struct cpu_sample client_start = {0, 0}, client_end;
+    struct both_cpus before = {{0, 0}, {0, 0}}, used;
     int64_t begin_ns = now_ns() + (int64_t)(options->warmup * 1e9);
     int64_t start_ns = 0, now;
     size_t deliveries = 0, messages = 0;
@@ -216,16 +200,11 @@ run(const struct options *options, int poller)
         send_message(i, options->members);
     }
     for (;;) {
-        int count = epoll_wait(poller, events, EVENTS,
-                               options->is_polling ? 0 : 100);
+        int count = wait_for_events(poller, events, options->is_polling);
 
-        if (count < 0 && errno != EINTR) {
-            die("epoll_wait");
-        }
         now = now_ns();
         if (start_ns == 0 && now >= begin_ns) {
-            server_start = sample_cpu(options->pid);
-            client_start = sample_cpu(getpid());
+            before = sample_both(options->pid);
             start_ns = now = now_ns();
             deliveries = messages = 0;
         }
@@ -250,26 +229,24 @@ run(const struct options *options, int poller)
             }
         }
     }
-    server_end = sample_cpu(options->pid);
-    client_end = sample_cpu(getpid());
+    used = both_since(before, options->pid);
     seconds = (double)(now - start_ns) / 1e9;
     if (messages > MAX_LATENCIES) {
         messages = MAX_LATENCIES;
     }
-    qsort(latencies_ns, messages, sizeof(*latencies_ns), compare_u32);
+    sort_latencies(latencies_ns, messages);
     printf("{\"deliveries\": %zu, \"seconds\": %.4f, "
            "\"requests_per_s\": %.1f, \"server_us\": %.4f, "
            "\"server_load\": %.4f, \"server_delay\": %.4f, "
            "\"client_delay\": %.4f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
            deliveries, seconds, (double)deliveries / seconds,
-           deliveries == 0 ? 0.0
-                           : (server_end.run_ns - server_start.run_ns) / 1e3
-                                 / (double)deliveries,
-           (server_end.run_ns - server_start.run_ns) / 1e9 / seconds,
-           (server_end.delay_ns - server_start.delay_ns) / 1e9 / seconds,
-           (client_end.delay_ns - client_start.delay_ns) / 1e9 / seconds,
-           messages == 0 ? 0.0 : latencies_ns[messages / 2] / 1e3,
-           messages == 0 ? 0.0 : latencies_ns[messages * 99 / 100] / 1e3);
+           deliveries > 0 ? used.server.run_ns / (double)deliveries / 1e3
+                          : 0.0,
+           used.server.run_ns / 1e9 / seconds,
+           used.server.delay_ns / 1e9 / seconds,
+           used.client.delay_ns / 1e9 / seconds,
+           latency_us(latencies_ns, messages, 0.5),
+           latency_us(latencies_ns, messages, 0.99));
 }
 
 static const char USAGE[]
@@ -285,46 +262,26 @@ main(int argc, char **argv)
         .seconds = 1.0,
         .warmup = 0.3,
     };
-    int poller = epoll_create1(EPOLL_CLOEXEC);
+    const struct option_spec specs[] = {
+        {"--port", OPTION_INT, &options.port},
+        {"--pid", OPTION_INT, &options.pid},
+        {"--rooms", OPTION_SIZE, &options.rooms},
+        {"--members", OPTION_SIZE, &options.members},
+        {"--seconds", OPTION_DOUBLE, &options.seconds},
+        {"--warmup", OPTION_DOUBLE, &options.warmup},
+        {"--poll", OPTION_FLAG, &options.is_polling},
+        {NULL, OPTION_FLAG, NULL},
+    };
+    int poller;
 
-    for (int i = 1; i < argc; i++) {
-        const char *name = argv[i];
-
-        if (strcmp(name, "--poll") == 0) {
-            options.is_polling = 1;
-            continue;
-        }
-        if (++i == argc) {
-            usage(USAGE);
-        }
-        if (strcmp(name, "--port") == 0) {
-            options.port = atoi(argv[i]);
-        }
-        else if (strcmp(name, "--pid") == 0) {
-            options.pid = atoi(argv[i]);
-        }
-        else if (strcmp(name, "--rooms") == 0) {
-            options.rooms = (size_t)atol(argv[i]);
-        }
-        else if (strcmp(name, "--members") == 0) {
-            options.members = (size_t)atol(argv[i]);
-        }
-        else if (strcmp(name, "--seconds") == 0) {
-            options.seconds = atof(argv[i]);
-        }
-        else if (strcmp(name, "--warmup") == 0) {
-            options.warmup = atof(argv[i]);
-        }
-        else {
-            usage(USAGE);
-        }
-    }
+    parse_options(specs, argc - 1, argv + 1, USAGE);
     if (options.port <= 0 || options.rooms == 0 || options.members < 2
         || options.members > 500)
     {
         usage(USAGE);
     }
     raise_nofile();
+    poller = new_poller();
     log_in(&options, poller);
     wait_for_logins(&options);
     run(&options, poller);

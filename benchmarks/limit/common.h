@@ -1,4 +1,5 @@
-/* What the C side of the benchmarks shares: fatal errors, the clock, sockets.
+/* What the C side of the benchmarks shares: fatal errors, the clock, medians,
+ * sockets.
  *
  * These are programs for one measurement each: an error that makes the
  * measurement meaningless ends the process with a message.
@@ -51,6 +52,26 @@ now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static inline int
+compare_double(const void *left, const void *right)
+{
+    double a = *(const double *)left;
+    double b = *(const double *)right;
+
+    return (a > b) - (a < b);
+}
+
+/* Sorts the values; 0 where there are none. */
+static inline double
+median(double *values, size_t count)
+{
+    if (count == 0) {
+        return 0;
+    }
+    qsort(values, count, sizeof(*values), compare_double);
+    return values[count / 2];
 }
 
 static inline void

@@ -33,21 +33,17 @@
  * Exit status: 1 a system call failed, 2 usage, 3 the echo was wrong, 4 the
  * server closed a connection.
  */
-#include "cpu.h"
 #include "link.h"
+#include "load.h"
 
 #include <fcntl.h>
-#include <sys/epoll.h>
 
 enum {
     READ_BYTES = 262144,
-    EVENTS = 1024,
     SHIFT = 4096, /* room in which messages are shifted */
     MAX_LATENCIES = 1 << 23,
     MAX_WINDOWS = 4096,
     WARM_EXCHANGES = 50, /* pace: before READY */
-    EXIT_WRONG_ECHO = 3,
-    EXIT_CLOSED = 4,
 };
 
 /* Short enough that a slow spell of a shared machine spoils only some of the
@@ -153,7 +149,7 @@ pull(struct connection *conn, size_t index, size_t size_bytes)
                     "within bytes %zu to %zu\n",
                     index, conn->number, conn->got_bytes,
                     conn->got_bytes + (size_t)got);
-            exit(EXIT_WRONG_ECHO);
+            exit(EXIT_WRONG_ANSWER);
         }
         conn->got_bytes += (size_t)got;
         if (conn->got_bytes == size_bytes) {
@@ -183,42 +179,6 @@ exchange(struct connection *conn, size_t index, size_t size_bytes)
     while (!pull(conn, index, size_bytes)) {
     }
     next_message(conn);
-}
-
-static int
-compare_double(const void *left, const void *right)
-{
-    double a = *(const double *)left;
-    double b = *(const double *)right;
-
-    return (a > b) - (a < b);
-}
-
-static int
-compare_u32(const void *left, const void *right)
-{
-    uint32_t a = *(const uint32_t *)left;
-    uint32_t b = *(const uint32_t *)right;
-
-    return (a > b) - (a < b);
-}
-
-static double
-median(double *values, size_t count)
-{
-    if (count == 0) {
-        return 0;
-    }
-    qsort(values, count, sizeof(*values), compare_double);
-    return values[count / 2];
-}
-
-static double
-latency_us(size_t count, double quantile)
-{
-    return count == 0
-               ? 0
-               : latencies_ns[(size_t)((double)(count - 1) * quantile)] / 1e3;
 }
 
 struct window {
@@ -280,39 +240,29 @@ static int
 run_load(const struct options *options)
 {
     static struct epoll_event events[EVENTS];
-    int poller = epoll_create1(EPOLL_CLOEXEC);
-    struct connection *conns;
-    struct cpu_sample server_start = {0, 0}, server_end;
-    struct cpu_sample client_start = {0, 0}, client_end;
+    int poller = new_poller();
+    struct connection *conns = open_busy(options, poller);
+    struct both_cpus before = {{0, 0}, {0, 0}}, used;
     struct window window = {0, 0, 0};
     int64_t begin_ns, start_ns = 0, now, idle_since_ns, idle_ns = 0;
     uint64_t requests = 0;
     size_t windows = 0, latencies;
-    double seconds, cpu_ns;
+    double seconds;
 
-    if (poller < 0) {
-        die("epoll_create1");
-    }
-    conns = open_busy(options, poller);
     begin_ns = now_ns() + (int64_t)(options->warmup * 1e9);
     idle_since_ns = now_ns();
     for (;;) {
-        int count = epoll_wait(poller, events, EVENTS,
-                               options->is_polling ? 0 : 100);
+        int count = wait_for_events(poller, events, options->is_polling);
 
-        if (count < 0 && errno != EINTR) {
-            die("epoll_wait");
-        }
         now = now_ns();
         if (start_ns == 0) {
             if (now >= begin_ns) {
-                server_start = sample_cpu(options->pid);
-                client_start = sample_cpu(getpid());
+                before = sample_both(options->pid);
                 start_ns = now = now_ns();
                 requests = 0;
                 idle_ns = 0;
                 window.start_ns = now;
-                window.cpu_ns = server_start.run_ns;
+                window.cpu_ns = before.server.run_ns;
             }
         }
         else if (now - window.start_ns >= WINDOW_NS) {
@@ -350,12 +300,10 @@ run_load(const struct options *options)
             idle_since_ns = now_ns();
         }
     }
-    server_end = sample_cpu(options->pid);
-    client_end = sample_cpu(getpid());
+    used = both_since(before, options->pid);
     seconds = (double)(now - start_ns) / 1e9;
-    cpu_ns = server_end.run_ns - server_start.run_ns;
     latencies = requests < MAX_LATENCIES ? (size_t)requests : MAX_LATENCIES;
-    qsort(latencies_ns, latencies, sizeof(*latencies_ns), compare_u32);
+    sort_latencies(latencies_ns, latencies);
     printf("{\"requests\": %llu, \"seconds\": %.4f, "
            "\"requests_per_s\": %.1f, \"requests_per_s_mean\": %.1f, "
            "\"server_us\": %.4f, \"server_us_mean\": %.4f, "
@@ -364,13 +312,14 @@ run_load(const struct options *options)
            "\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
            (unsigned long long)requests, seconds, median(window_rate, windows),
            (double)requests / seconds, median(window_cpu_us, windows),
-           requests > 0 ? cpu_ns / (double)requests / 1e3 : 0.0,
-           cpu_ns / 1e9 / seconds,
-           (server_end.delay_ns - server_start.delay_ns) / 1e9 / seconds,
+           requests > 0 ? used.server.run_ns / (double)requests / 1e3 : 0.0,
+           used.server.run_ns / 1e9 / seconds,
+           used.server.delay_ns / 1e9 / seconds,
            (double)idle_ns / 1e9 / seconds,
-           (client_end.delay_ns - client_start.delay_ns) / 1e9 / seconds,
-           latency_us(latencies, 0.5), latency_us(latencies, 0.99),
-           latency_us(latencies, 1.0));
+           used.client.delay_ns / 1e9 / seconds,
+           latency_us(latencies_ns, latencies, 0.5),
+           latency_us(latencies_ns, latencies, 0.99),
+           latency_us(latencies_ns, latencies, 1.0));
     return 0;
 }
 
@@ -445,59 +394,25 @@ parse(int argc, char **argv)
         .seconds = 1.0,
         .warmup = 0.3,
     };
+    int is_tls = 0, is_udp = 0;
+    const struct option_spec specs[] = {
+        {"--port", OPTION_INT, &options.port},
+        {"--pid", OPTION_INT, &options.pid},
+        {"--conns", OPTION_INT, &options.conns},
+        {"--count", OPTION_INT, &options.count},
+        {"--gap-ms", OPTION_INT, &options.gap_ms},
+        {"--size", OPTION_SIZE, &options.size_bytes},
+        {"--seconds", OPTION_DOUBLE, &options.seconds},
+        {"--warmup", OPTION_DOUBLE, &options.warmup},
+        {"--poll", OPTION_FLAG, &options.is_polling},
+        {"--churn", OPTION_FLAG, &options.is_churning},
+        {"--tls", OPTION_FLAG, &is_tls},
+        {"--udp", OPTION_FLAG, &is_udp},
+        {NULL, OPTION_FLAG, NULL},
+    };
 
-    for (int i = 2; i < argc; i++) {
-        const char *name = argv[i];
-        const char *value;
-
-        if (strcmp(name, "--poll") == 0) {
-            options.is_polling = 1;
-            continue;
-        }
-        if (strcmp(name, "--churn") == 0) {
-            options.is_churning = 1;
-            continue;
-        }
-        if (strcmp(name, "--tls") == 0) {
-            options.kind = LINK_TLS;
-            continue;
-        }
-        if (strcmp(name, "--udp") == 0) {
-            options.kind = LINK_UDP;
-            continue;
-        }
-        if (++i == argc) {
-            usage(USAGE);
-        }
-        value = argv[i];
-        if (strcmp(name, "--port") == 0) {
-            options.port = atoi(value);
-        }
-        else if (strcmp(name, "--pid") == 0) {
-            options.pid = atoi(value);
-        }
-        else if (strcmp(name, "--conns") == 0) {
-            options.conns = atoi(value);
-        }
-        else if (strcmp(name, "--count") == 0) {
-            options.count = atoi(value);
-        }
-        else if (strcmp(name, "--gap-ms") == 0) {
-            options.gap_ms = atoi(value);
-        }
-        else if (strcmp(name, "--size") == 0) {
-            options.size_bytes = (size_t)atol(value);
-        }
-        else if (strcmp(name, "--seconds") == 0) {
-            options.seconds = atof(value);
-        }
-        else if (strcmp(name, "--warmup") == 0) {
-            options.warmup = atof(value);
-        }
-        else {
-            usage(USAGE);
-        }
-    }
+    parse_options(specs, argc - 2, argv + 2, USAGE);
+    options.kind = is_tls ? LINK_TLS : is_udp ? LINK_UDP : LINK_TCP;
     if (options.port <= 0 || options.conns <= 0 || options.size_bytes == 0) {
         usage(USAGE);
     }
