@@ -54,33 +54,21 @@ def bench_register(socks: list[socket.socket]) -> Bench:
     return measure
 
 
-def bench_modify(socks: list[socket.socket]) -> Bench:
-    """Change the events of one socket, back and forth."""
+def bench_modify(
+    socks: list[socket.socket], one: tuple[int, str | None], other: tuple[int, str | None]
+) -> Bench:
+    """Give one socket these events and data by turns; other data alone are no system call."""
 
     def measure(selector: selectors.BaseSelector, n: int) -> float:
         sock = socks[0]
         selector.register(sock, selectors.EVENT_READ)
         modify = selector.modify
+        events, data = one
+        other_events, other_data = other
         start = time.perf_counter()
         for _ in range(n // 2):
-            modify(sock, 3, None)
-            modify(sock, 1, None)
-        return time.perf_counter() - start
-
-    return measure
-
-
-def bench_modify_data(socks: list[socket.socket]) -> Bench:
-    """Change only the data of one socket: no system call."""
-
-    def measure(selector: selectors.BaseSelector, n: int) -> float:
-        sock = socks[0]
-        selector.register(sock, selectors.EVENT_READ)
-        modify = selector.modify
-        start = time.perf_counter()
-        for _ in range(n // 2):
-            modify(sock, 1, "one")
-            modify(sock, 1, "two")
+            modify(sock, events, data)
+            modify(sock, other_events, other_data)
         return time.perf_counter() - start
 
     return measure
@@ -108,8 +96,8 @@ def benches(n_calls: int) -> Iterator[dict[str, tuple[Bench, int]]]:
         socks = ready_sockets(stack, 1000)
         yield {
             "register + unregister": (bench_register(socks[:10]), n_calls),
-            "modify events": (bench_modify(socks[:1]), n_calls),
-            "modify data": (bench_modify_data(socks[:1]), n_calls),
+            "modify events": (bench_modify(socks[:1], (3, None), (1, None)), n_calls),
+            "modify data": (bench_modify(socks[:1], (1, "one"), (1, "two")), n_calls),
             "select, none ready": (bench_select([]), n_calls),
             "select, 1 ready": (bench_select(socks[:1]), n_calls),
             "select, 100 ready": (bench_select(socks[:100]), max(n_calls // 50, 1)),
