@@ -70,6 +70,19 @@ def tcp_client() -> socket.socket:
     return client
 
 
+async def connections(count: int, connect: Any, accept: Any) -> int:
+    """One after the other, made and accepted by what is used as sock_connect and sock_accept."""
+    with tcp_listener() as listener:
+        address = listener.getsockname()
+        start = clock()
+        for _ in range(count):
+            with tcp_client() as client:
+                await connect(client, address)
+                conn, _ = await accept(listener)
+                conn.close()
+        return clock() - start
+
+
 def coroutine_face(library: Any) -> Workloads:
     """pyloop's own face, and the textbook's, which has the same names."""
     pause, spawn, channel = library.pause, library.spawn, library.Channel
@@ -152,17 +165,6 @@ def coroutine_face(library: Any) -> Workloads:
         left.close()
         return elapsed
 
-    async def connections(count: int) -> int:
-        with tcp_listener() as listener:
-            address = listener.getsockname()
-            start = clock()
-            for _ in range(count):
-                with tcp_client() as client:
-                    await library.connect(client, address)
-                    conn, _ = await library.accept(listener)
-                    conn.close()
-            return clock() - start
-
     work: Workloads = {
         "switch": switch,
         "spawn": spawn_end,
@@ -171,7 +173,7 @@ def coroutine_face(library: Any) -> Workloads:
     }
     if hasattr(library, "Task"):
         work["spawn_join"] = spawn_join
-        work["connect"] = connections
+        work["connect"] = lambda count: connections(count, library.connect, library.accept)
     return work
 
 
@@ -316,17 +318,9 @@ def asyncio_face() -> Workloads:
         thread.join()
         return elapsed
 
-    async def connections(count: int) -> int:
+    def connect(count: int) -> Awaitable[int]:
         loop = asyncio.get_running_loop()
-        with tcp_listener() as listener:
-            address = listener.getsockname()
-            start = clock()
-            for _ in range(count):
-                with tcp_client() as client:
-                    await loop.sock_connect(client, address)
-                    conn, _ = await loop.sock_accept(listener)
-                    conn.close()
-            return clock() - start
+        return connections(count, loop.sock_connect, loop.sock_accept)
 
     return {
         "switch": switch,
@@ -336,7 +330,7 @@ def asyncio_face() -> Workloads:
         "pingpong": pingpong,
         "timer": timer,
         "wakeup": wakeup,
-        "connect": connections,
+        "connect": connect,
         "call_soon": callbacks("call_soon"),
         "call_later": call_later,
         "threadsafe": callbacks("call_soon_threadsafe"),
@@ -401,7 +395,7 @@ def trio_face() -> Workloads:
             left.close()
         return elapsed
 
-    async def connections(count: int) -> int:
+    async def connect(count: int) -> int:
         listener = trio.socket.from_stdlib_socket(tcp_listener())
         with listener:
             address = listener.getsockname()
@@ -414,7 +408,7 @@ def trio_face() -> Workloads:
             return clock() - start
 
     return {
-        "connect": connections,
+        "connect": connect,
         "switch": switch,
         "spawn": spawn_end,
         "spawn_join": spawn_end,
