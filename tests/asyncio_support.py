@@ -28,6 +28,59 @@ def runner(kind: str, debug: bool | None = None) -> Run:
     return run_on
 
 
+class Noting(asyncio.BaseProtocol):
+    """Notes each call; where `on` has something under its name, that is called too."""
+
+    def __init__(self, **on: Callable[..., Any]) -> None:
+        self.on = on
+        self.calls: list[str] = []
+        self.transport: Any = None
+        self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        self.changed = asyncio.Event()
+
+    def note(self, name: str, *args: Any) -> Any:
+        self.calls.append(name)
+        self.changed.set()
+        return self.on[name](self, *args) if name in self.on else None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.note("made")
+
+    def pause_writing(self) -> None:
+        self.note("pause")
+
+    def resume_writing(self) -> None:
+        self.note("resume")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        try:
+            self.note("lost", exc)
+        finally:
+            self.lost.set_result(exc)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for what a call brings about."""
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+class Recorder(Noting, asyncio.Protocol):
+    """Keeps what has come, too."""
+
+    def __init__(self, **on: Callable[..., Any]) -> None:
+        super().__init__(**on)
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        self.note("data", data)
+
+    def eof_received(self) -> Any:
+        return self.note("eof")
+
+
 class ActsInOne(asyncio.Protocol):
     """Calls `act` in the method that `where` names."""
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncio_support import Run, make_loop, runner
+from asyncio_support import Recorder, Run, make_loop, runner
 from support import fill_socket, run_python, socketpair, tls_contexts
 
 import pyloop
@@ -33,37 +33,6 @@ import pyloop
 @pytest.fixture(params=["asyncio", "epoll"])
 def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
-
-
-class Recorder(asyncio.Protocol):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.transport: Any = None
-        self.data = b""
-        self.calls: list[str] = []
-        self.lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.calls.append("made")
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-
-    def eof_received(self) -> bool | None:
-        self.calls.append("eof")
-        return None
-
-    def pause_writing(self) -> None:
-        self.calls.append("pause")
-
-    def resume_writing(self) -> None:
-        self.calls.append("resume")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.calls.append("lost")
-        self.lost.set_result(exc)
 
 
 async def until(state: Callable[[], Any]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncio_support import Run, make_loop, runner, turns
+from asyncio_support import Noting, Run, make_loop, runner, turns
 from face_support import Reports
 from support import fill_socket, socketpair
 
@@ -25,27 +25,11 @@ import pyloop
 from pyloop._transport import DatagramTransport
 
 
-class Recorder(asyncio.DatagramProtocol):
-    """Notes each call; `on_<call>`, where given, is called too."""
-
+class Recorder(Noting, asyncio.DatagramProtocol):
     def __init__(self, **on: Callable[..., Any]) -> None:
-        self.on = on
-        self.calls: list[str] = []
+        super().__init__(**on)
         self.got: list[tuple[bytes, Any]] = []
         self.errors: list[Exception] = []
-        self.transport: Any = None
-        self.changed = asyncio.Event()
-        self.lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def note(self, name: str, *args: Any) -> None:
-        self.calls.append(name)
-        self.changed.set()
-        if name in self.on:
-            self.on[name](self, *args)
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.note("made")
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.got.append((data, addr))
@@ -54,21 +38,6 @@ class Recorder(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         self.errors.append(exc)
         self.note("error", exc)
-
-    def pause_writing(self) -> None:
-        self.note("pause")
-
-    def resume_writing(self) -> None:
-        self.note("resume")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.lost.set_result(exc)
-        self.note("lost", exc)
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        while not condition():
-            self.changed.clear()
-            await self.changed.wait()
 
     async def close(self) -> None:
         self.transport.abort()

@@ -23,58 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncio_support import Run, make_loop, turns
+from asyncio_support import Recorder, Run, make_loop, turns
 from support import fill_socket, listener, socketpair, tls_contexts
 
 import pyloop
 from pyloop._transport import StreamTransport
 
 Contexts = list[dict[str, Any]]
-
-
-class Recorder(asyncio.Protocol):
-    """Notes each call; `on_<call>`, where given, is called too."""
-
-    def __init__(self, **on: Callable[..., Any]) -> None:
-        self.on = on
-        self.calls: list[Any] = []
-        self.data = b""
-        self.transport: Any = None
-        self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        self.changed = asyncio.Event()
-
-    def note(self, name: str, *args: Any) -> Any:
-        self.calls.append(name)
-        self.changed.set()
-        return self.on[name](self, *args) if name in self.on else None
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.note("made")
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-        self.note("data", data)
-
-    def eof_received(self) -> Any:
-        return self.note("eof")
-
-    def pause_writing(self) -> None:
-        self.note("pause")
-
-    def resume_writing(self) -> None:
-        self.note("resume")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        try:
-            self.note("lost", exc)
-        finally:
-            self.lost.set_result(exc)
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        while not condition():
-            self.changed.clear()
-            await self.changed.wait()
 
 
 class Pair:
