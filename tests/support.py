@@ -14,17 +14,22 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def small_heap() -> Iterator[None]:
-    """For tests that have the collector run often: it looks only at what is made meanwhile.
-
-    asyncio's log, which says at length what it thinks of such tests, is silent.
-    """
-    logging.disable(logging.CRITICAL)
+    """For tests that have the collector run often: it looks only at what is made meanwhile."""
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def no_log() -> Iterator[None]:
+    """For tests of which asyncio's log would say at length what it thinks."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
         logging.disable(logging.NOTSET)
 
 

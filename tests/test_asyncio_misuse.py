@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support import small_heap
 
 import pyloop
 
@@ -34,12 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Runt
 
 
 @pytest.fixture(autouse=True, scope="module")
-def only_what_is_new_is_collected() -> Iterator[None]:
-    """The many collections below look at their own garbage only."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def little_to_collect() -> Iterator[None]:
+    with small_heap():
+        yield
 
 
 Factory = Callable[[], asyncio.AbstractEventLoop]

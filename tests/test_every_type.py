@@ -35,7 +35,7 @@ from samples import (
     nothing,
     wait_for,
 )
-from support import listener, socketpair
+from support import listener, small_heap, socketpair
 
 import pyloop
 from pyloop import _core
@@ -49,12 +49,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_heap() -> Iterator[None]:
-    """Only what a test makes is looked at by the collector, which runs often."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def little_to_collect() -> Iterator[None]:
+    with small_heap():
+        yield
 
 
 @pytest.fixture

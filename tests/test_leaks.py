@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from leak_rounds import ASYNC, PLAIN, Stage, nothing
 from samples import TYPES
-from support import small_heap
+from support import no_log, small_heap
 
 import pyloop
 
@@ -37,7 +37,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True, scope="module")
 def little_to_collect() -> Iterator[None]:
-    with small_heap():
+    with small_heap(), no_log():
         yield
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from mischief import ACTION_NAMES, KINDS, PLACES, World, quiet
 from model_support import play
-from support import small_heap
+from support import no_log, small_heap
 
 import pyloop
 
@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.fixture
 def quiet_process() -> Iterator[None]:
-    with small_heap():
+    with small_heap(), no_log():
         yield
 
 
