@@ -33,10 +33,12 @@ from pyloop._core import (
 )
 from pyloop._loop import EventLoop, new_event_loop
 from pyloop._run import run, timeout
-from pyloop._version import __version__
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from pyloop._policy import EventLoopPolicy, install
+
+# pyproject.toml reads it without importing the extension.
+__version__ = "0.1.0"
 
 __all__ = [
     "Channel",
