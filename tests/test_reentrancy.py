@@ -381,6 +381,22 @@ def test_a_ready_callback_that_the_end_of_a_task_cancels(loop: Any) -> None:
         loop.remove_reader(left)
 
 
+def test_what_a_signal_handler_held_may_close_the_loop() -> None:
+    loop = pyloop.EventLoop()
+
+    class Callback:
+        def __call__(self) -> None:
+            pass
+
+        def __del__(self) -> None:
+            loop.close()
+
+    loop.add_signal_handler(signal.SIGUSR1, Callback())
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+    assert loop.is_closed()
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
 def test_a_handle_that_runs_itself_and_is_cancelled(loop: Any, quiet_process: None) -> None:
     seen: list[Any] = []
 

@@ -68,11 +68,13 @@ Loop__remove_signal(LoopObject *self, PyObject *signum)
     Py_INCREF(handle);
     int rc = PyDict_DelItem(self->signals.handlers, signum);
     handle_cancel((HandleObject *)handle);
-    Py_DECREF(handle);
+    Py_DECREF(handle); /* call-out: what is dropped may close the loop */
     if (rc < 0) {
         return NULL;
     }
-    if (PyDict_GET_SIZE(self->signals.handlers) == 0 && !loop_is_running(self))
+    if (self->signals.handlers != NULL
+        && PyDict_GET_SIZE(self->signals.handlers) == 0
+        && !loop_is_running(self))
     {
         loop_signals_leave(self);
     }
