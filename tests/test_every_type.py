@@ -745,6 +745,24 @@ def test_a_cycle_is_collected(make: Callable[[Box], None]) -> None:
     assert reference() is None
 
 
+def test_a_datagram_queued_to_its_own_transport_is_collected() -> None:
+    """Nothing else of that cycle can be cleared: a tuple cannot."""
+    loop = pyloop.EventLoop()
+    left, right = socketpair(socket.SOCK_DGRAM)
+    transport = _core.DgramCore(loop, left, asyncio.DatagramProtocol())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    while not transport._buffer:
+        transport.sendto(bytes(1000))
+    transport.sendto(b"x", (transport,))
+    loop.close()
+    left.close()
+    right.close()
+    del transport
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is _core.DgramCore]
+
+
 # LoopCore alone is in nobody's hands; EventLoop has weak references by its Python half.
 WITHOUT_WEAKREFS = {"LoopCore", "Listener", "StreamEnd", "Wakeup", "Event", "TaskType"}
 

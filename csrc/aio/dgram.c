@@ -529,6 +529,8 @@ static int
 Dgram_tp_clear(DgramObject *self)
 {
     Py_CLEAR(self->address);
+    /* What is queued unsent may be addressed to something that holds us. */
+    stream_queue_clear(&self->base.queue);
     return Stream_tp_clear(&self->base);
 }
 
