@@ -631,6 +631,31 @@ def test_reset_by_the_peer(run: Run) -> None:
 # --- flow control -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("high", "low", "size", "pauses"),
+    [
+        (1e3, None, 1000, False),
+        (1e3, None, 1001, True),
+        (1.5, 1.25, 1, False),
+        (1.5, 1.25, 2, True),
+        (2**70, None, 1_000_000, False),
+        (float("inf"), 0, 1_000_000, False),
+    ],
+)
+def test_limits_may_be_any_number(
+    run: Run, high: float, low: float | None, size: int, pauses: bool
+) -> None:
+    async def main() -> None:
+        async with Pair() as pair:
+            pair.transport.set_write_buffer_limits(high=high, low=low)
+            fill_socket(pair.mine)
+            pair.transport.write(bytes(size))
+            assert pair.transport.get_write_buffer_size() == size
+            assert ("pause" in pair.protocol.calls) is pauses
+
+    run(main())
+
+
 def test_limits(run: Run) -> None:
     async def main() -> None:
         async with Pair() as pair:

@@ -58,6 +58,48 @@ Stream_get_polling(StreamObject *self, void *Py_UNUSED(closure))
         PyBool_FromLong(stream_is_watched(self, PL_SIDE_WRITE)));
 }
 
+/* The water marks, which asyncio has compared with each other and set: any
+ * number.  A queue's size is more than 1.5 when it is more than 1, and never
+ * more than what no size can be. */
+static Py_ssize_t *
+mark_at(StreamObject *self, void *offset)
+{
+    return (Py_ssize_t *)(void *)((char *)self + (uintptr_t)offset);
+}
+
+static PyObject *
+Stream_get_mark(StreamObject *self, void *offset)
+{
+    return PyLong_FromSsize_t(*mark_at(self, offset));
+}
+
+static int
+Stream_set_mark(StreamObject *self, PyObject *value, void *offset)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "a mark cannot be deleted");
+        return -1;
+    }
+    Py_ssize_t mark = PY_SSIZE_T_MAX;
+    PyObject *whole = PyNumber_Long(value); /* call-out */
+    if (whole != NULL) {
+        mark = PyNumber_AsSsize_t(whole, NULL); /* the nearest there is */
+        Py_DECREF(whole);
+    }
+    else if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        return -1;
+    }
+    else {
+        PyErr_Clear(); /* infinity */
+    }
+    *mark_at(self, offset) = mark;
+    return 0;
+}
+
+#define STREAM_MARK(name, field) \
+    {name, (getter)Stream_get_mark, (setter)Stream_set_mark, NULL, \
+     (void *)offsetof(StreamObject, field)}
+
 #define STREAM_NOARGS(name, doc) \
     {#name, (PyCFunction)Stream_##name, METH_NOARGS, doc}
 #define STREAM_O(name, doc) {#name, (PyCFunction)Stream_##name, METH_O, doc}
@@ -96,6 +138,8 @@ static PyGetSetDef Stream_getset[] = {
     {"_sockname", (getter)Stream_get_sockname, NULL, NULL, NULL},
     {"_queued_size", (getter)Stream_get_queued_size, NULL, NULL, NULL},
     {"_polling", (getter)Stream_get_polling, NULL, NULL, NULL},
+    STREAM_MARK("_high_water", high_water),
+    STREAM_MARK("_low_water", low_water),
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -113,8 +157,6 @@ static PyMemberDef Stream_members[] = {
     STREAM_MEMBER("_empty_waiter", T_OBJECT, empty_waiter, 0),
     STREAM_MEMBER("_sock_fd", T_INT, fd, READONLY),
     STREAM_MEMBER("_conn_lost", T_INT, conn_lost, 0),
-    STREAM_MEMBER("_high_water", T_PYSSIZET, high_water, 0),
-    STREAM_MEMBER("_low_water", T_PYSSIZET, low_water, 0),
     STREAM_MEMBER("_closing", T_BOOL, closing, READONLY),
     STREAM_MEMBER("_paused", T_BOOL, paused, READONLY),
     STREAM_MEMBER("_eof", T_BOOL, eof, READONLY),
