@@ -104,6 +104,12 @@ def closing(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return on_closed
 
 
+def released() -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
+
+
 def debugging(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def in_debug(loop: Any) -> Any:
         loop.set_debug(True)
@@ -342,6 +348,11 @@ ON_TRANSPORT: dict[str, Callable[[Any, Any, Things], Any]] = {
     "write: text": lambda loop, tr, t: tr.write("x"),
     "write: None": lambda loop, tr, t: tr.write(None),
     "writelines: a number": lambda loop, tr, t: tr.writelines(5),
+    "write: released": lambda loop, tr, t: tr.write(released()),
+    "write: released, closed": lambda loop, tr, t: (tr.abort(), tr.write(released())),
+    "write: not contiguous": lambda loop, tr, t: tr.write(memoryview(b"abcd")[::2]),
+    "write: no dimension": lambda loop, tr, t: tr.write(memoryview(b"a").cast("c", ())),
+    "writelines: released": lambda loop, tr, t: tr.writelines([b"x", released()]),
     "writelines: texts": lambda loop, tr, t: tr.writelines(["x"]),
     "limits: low over high": lambda loop, tr, t: tr.set_write_buffer_limits(high=1, low=2),
     "limits: below 0": lambda loop, tr, t: tr.set_write_buffer_limits(high=-1),
@@ -658,6 +669,7 @@ def test_inside_of_the_loop(name: str) -> None:
 SINCE_3_12 = {
     "writelines: a number",
     "writelines: texts",
+    "writelines: released",
     "writelines after write_eof",
     "create_connection again",
 }

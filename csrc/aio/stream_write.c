@@ -421,6 +421,14 @@ send_large(StreamObject *self, Py_buffer *view)
     return stream_maybe_pause(self);
 }
 
+/* What it says of its length: 1; 0 for nothing; -1 with an exception, which is
+ * the caller's own.  A memoryview that was released has none. */
+static int
+has_length(PyObject *data)
+{
+    return PyBytes_CheckExact(data) ? 1 : PyObject_IsTrue(data); /* call-out */
+}
+
 /* Writes what may change or be freed once we return. */
 static int
 write_buffer(StreamObject *self, PyObject *data)
@@ -485,12 +493,27 @@ Stream_write(StreamObject *self, PyObject *data)
     }
     if (check_may_write(self, "Cannot call write() after write_eof()",
                         "unable to write; sendfile is in progress")
-            < 0
-        || write_piece(self, data) < 0)
+        < 0)
     {
         return NULL;
     }
+    int is_any = has_length(data);
+    if (is_any < 0 || (is_any > 0 && write_piece(self, data) < 0)) {
+        return NULL;
+    }
     Py_RETURN_NONE;
+}
+
+/* 0, or -1 with the exception of memoryview(item). */
+static int
+check_is_buffer(PyObject *item)
+{
+    if (PL_LIKELY(PyBytes_CheckExact(item))) {
+        return 0;
+    }
+    PyObject *view = PyMemoryView_FromObject(item);
+    Py_XDECREF(view);
+    return view == NULL ? -1 : 0;
 }
 
 const char Stream_writelines_doc[] = PyDoc_STR(
@@ -514,18 +537,10 @@ Stream_writelines(StreamObject *self, PyObject *list)
         return NULL;
     }
     Py_ssize_t n = PyTuple_GET_SIZE(items);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *item = PyTuple_GET_ITEM(items, i);
-        if (!PyObject_CheckBuffer(item)) {
-            PyErr_Format(PyExc_TypeError,
-                         "memoryview: a bytes-like object is required, not "
-                         "'%.200s'",
-                         Py_TYPE(item)->tp_name);
-            Py_DECREF(items);
-            return NULL;
-        }
-    }
     int rc = 0;
+    for (Py_ssize_t i = 0; i < n && rc == 0; i++) {
+        rc = check_is_buffer(PyTuple_GET_ITEM(items, i)); /* call-out */
+    }
     for (Py_ssize_t i = 0; i < n && rc == 0; i++) {
         rc = write_piece(self, PyTuple_GET_ITEM(items, i));
     }
