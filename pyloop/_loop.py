@@ -302,6 +302,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             return await super()._sendfile_native(  # type: ignore[misc,no-any-return]
                 transp, file, offset, count
             )
+        if transp._empty_waiter is not None:
+            raise RuntimeError(f"unable to sendfile; another one is in progress on {transp!r}")
         # While it lasts the descriptor may have a writer.  asyncio's method takes the transport
         # out of its own dictionary for that, and puts it back.
         fd = transp._sock_fd

@@ -977,6 +977,27 @@ def test_sendfile(run: Run, tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_second_sendfile_does_not_disturb_the_first(run: Run, tmp_path: Path) -> None:
+    content = os.urandom(2_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+
+    async def main() -> None:
+        async with Pair() as pair:
+            loop = asyncio.get_running_loop()
+            with path.open("rb") as file, path.open("rb") as other:
+                sending = asyncio.ensure_future(loop.sendfile(pair.transport, file))
+                await turns(3)
+                with pytest.raises((RuntimeError, KeyError)):
+                    await loop.sendfile(pair.transport, other)
+                assert await pair.received(len(content)) == content
+                assert await sending == len(content)
+            assert pair.contexts == []
+            assert pair.transport.is_reading()
+
+    run(main())
+
+
 # --- what asyncio does not promise --------------------------------------------------------------
 
 
