@@ -460,6 +460,36 @@ def test_closed_while_it_waits_for_descriptors(
     run_ours(main())
 
 
+def test_an_interrupt_while_it_reports_the_lack_does_not_end_accepting() -> None:
+    loop = pyloop.EventLoop()
+
+    def interrupt(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    async def serve() -> None:
+        global event
+        event = asyncio.Event()
+        servers.append(await loop.create_server(Served, "127.0.0.1", 0))
+
+    async def accepted() -> None:
+        await until(lambda: made)
+
+    servers: list[asyncio.Server] = []
+    made = Served.made = []
+    try:
+        loop.run_until_complete(serve())
+        with connect(servers[0]):
+            loop.set_exception_handler(interrupt)
+            with no_descriptors(), pytest.raises(KeyboardInterrupt):
+                loop.run_forever()
+            loop.run_until_complete(asyncio.wait_for(accepted(), 60))
+            made[0].transport.abort()
+            loop.run_until_complete(made[0].lost)
+        servers[0].close()
+    finally:
+        loop.close()
+
+
 # --- closing ------------------------------------------------------------------------------------
 
 

@@ -132,7 +132,6 @@ is_lack_of_resources(int error)
 static int
 pause_accepting(ListenerObject *self, int error)
 {
-    unwatch_socket(self);
     stream_set_oserror(error);
     PyObject *exc = exception_take();
     PyObject *retry
@@ -140,8 +139,9 @@ pause_accepting(ListenerObject *self, int error)
                               "OOO", (PyObject *)self, self->sock, exc);
     Py_XDECREF(exc);
     if (retry == NULL) {
-        return -1;
+        return -1; /* the loop ends, and tries again if it is run again */
     }
+    unwatch_socket(self);
     cancel_retry(self);
     self->retry = retry;
     if (!self->serving) {
