@@ -523,6 +523,32 @@ def test_closed_in_the_factory(kind: str) -> None:
     runner(kind, debug=False)(main())
 
 
+@pytest.mark.parametrize("kind", ["epoll", "poll"])
+def test_closed_in_the_factory_in_debug_mode(kind: str) -> None:
+    """No transport comes of it, and the protocol never hears of one."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def factory() -> Served:
+            server.close()
+            return Served()
+
+        made = Served.made = []
+        async with serving(factory) as (server, _):
+            reports = Reports()
+            with connect(server) as client:
+                client.setblocking(False)
+                assert await loop.sock_recv(client, 1) == b""
+            await until(lambda: reports.contexts)
+            await asyncio.sleep(0)
+        message = "Error on transport creation for incoming connection"
+        assert [context["message"] for context in reports.contexts] == [message]
+        assert made == []
+
+    runner(kind, debug=True)(main())
+
+
 def test_closed_between_the_event_and_its_turn(run: Run) -> None:
     async def main() -> None:
         async with serving() as (server, made):

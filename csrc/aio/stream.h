@@ -178,11 +178,17 @@ extern const char Stream_set_listed_doc[];
 
 /* --- stream_life.c --- */
 
-/* call_soon(callback, arg).  -1 with an exception. */
-int stream_call_soon(StreamObject *self, PyObject *callback, PyObject *arg);
-/* The same with a method of its own. */
+/* call_soon(callback, arg).  New reference to its Handle. */
+PyObject *stream_call_soon(StreamObject *self, PyObject *callback,
+                           PyObject *arg);
+/* The same with a method of its own.  -1 with an exception. */
 int stream_call_own_soon(StreamObject *self, const char *method,
                          PyObject *arg);
+
+/* Tells an asyncio.Server that it has us, or has us no more.  -1 with an
+ * exception. */
+int stream_attach(StreamObject *self, PyObject *server);
+int stream_detach(StreamObject *self, PyObject *server);
 
 /* Schedules connection_lost(exc).  -1 with an exception. */
 int stream_schedule_lost(StreamObject *self, PyObject *exc);

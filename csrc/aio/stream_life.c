@@ -14,21 +14,15 @@
 
 /* --- later --- */
 
-int
+PyObject *
 stream_call_soon(StreamObject *self, PyObject *callback, PyObject *arg)
 {
-    PyObject *handle;
     if (PL_UNLIKELY(self->loop->debug)) {
         /* With its checks. */
-        handle = PyObject_CallMethod((PyObject *)self->loop, "call_soon", "OO",
-                                     callback, arg);
+        return PyObject_CallMethod((PyObject *)self->loop, "call_soon", "OO",
+                                   callback, arg);
     }
-    else {
-        handle = (PyObject *)handle_call_soon(self->loop, callback, &arg, 1,
-                                              NULL);
-    }
-    Py_XDECREF(handle);
-    return handle == NULL ? -1 : 0;
+    return (PyObject *)handle_call_soon(self->loop, callback, &arg, 1, NULL);
 }
 
 int
@@ -38,15 +32,47 @@ stream_call_own_soon(StreamObject *self, const char *method, PyObject *arg)
     if (callback == NULL) {
         return -1;
     }
-    int rc = stream_call_soon(self, callback, arg);
+    PyObject *handle = stream_call_soon(self, callback, arg);
     Py_DECREF(callback);
-    return rc;
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
 }
 
 int
 stream_schedule_lost(StreamObject *self, PyObject *exc)
 {
     return stream_call_own_soon(self, "_call_connection_lost", exc);
+}
+
+/* --- servers --- */
+
+static int
+tell_server(StreamObject *self, PyObject *server, PyObject *method)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    /* 3.13's servers know their transports. */
+    PyObject *res
+        = PyObject_CallMethodOneArg(server, method, (PyObject *)self);
+#else
+    (void)self;
+    PyObject *res = PyObject_CallMethodNoArgs(server, method);
+#endif
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+int
+stream_attach(StreamObject *self, PyObject *server)
+{
+    struct module_state *state = state_of((PyObject *)self);
+    return state != NULL ? tell_server(self, server, state->str__attach) : -1;
+}
+
+int
+stream_detach(StreamObject *self, PyObject *server)
+{
+    struct module_state *state = state_of((PyObject *)self);
+    return state != NULL ? tell_server(self, server, state->str__detach) : -1;
 }
 
 /* --- closing --- */
@@ -132,21 +158,6 @@ close_socket(StreamObject *self)
     return Py_NewRef(Py_None);
 }
 
-static PyObject *
-detach_from(StreamObject *self, PyObject *server)
-{
-    struct module_state *state = state_of((PyObject *)self);
-    if (state == NULL) {
-        return NULL;
-    }
-#if PY_VERSION_HEX >= 0x030D0000
-    return PyObject_CallMethodOneArg(server, state->str__detach,
-                                     (PyObject *)self);
-#else
-    return PyObject_CallMethodNoArgs(server, state->str__detach);
-#endif
-}
-
 /* Closes the socket and lets go of protocol, loop and server.  -1 with an
  * exception. */
 static int
@@ -183,12 +194,12 @@ release(StreamObject *self)
         return -1;
     }
     Py_DECREF(closed);
+    int rc = 0;
     if (server != NULL) {
-        closed = detach_from(self, server);
+        rc = stream_detach(self, server);
         Py_DECREF(server);
-        Py_XDECREF(closed);
     }
-    return closed == NULL ? -1 : 0;
+    return rc;
 }
 
 const char Stream_call_connection_lost_doc[]

@@ -297,31 +297,54 @@ stream_set_protocol(StreamObject *self, PyObject *protocol)
     return 0;
 }
 
-static int
-attach_to(PyObject *server, StreamObject *self)
-{
-    struct module_state *state = self->loop->state;
-#if PY_VERSION_HEX >= 0x030D0000
-    /* 3.13's servers know their transports. */
-    PyObject *res = PyObject_CallMethodOneArg(server, state->str__attach,
-                                              (PyObject *)self);
-#else
-    PyObject *res = PyObject_CallMethodNoArgs(server, state->str__attach);
-#endif
-    Py_XDECREF(res);
-    return res == NULL ? -1 : 0;
-}
-
 /* Schedules connection_made(), and then reading and the waiter. */
 static int
 schedule_begin(StreamObject *self, PyObject *waiter)
 {
-    PyObject *made = PyObject_GetAttr(self->protocol,
-                                      self->loop->state->str_connection_made);
-    int rc
-        = made != NULL ? stream_call_soon(self, made, (PyObject *)self) : -1;
-    Py_XDECREF(made);
-    return rc < 0 ? -1 : stream_call_own_soon(self, "_begin", waiter);
+    struct module_state *state = self->loop->state;
+    PyObject *method
+        = PyObject_GetAttr(self->protocol, state->str_connection_made);
+    PyObject *made = method != NULL
+                         ? stream_call_soon(self, method, (PyObject *)self)
+                         : NULL;
+    Py_XDECREF(method);
+    if (made == NULL) {
+        return -1;
+    }
+    int rc = stream_call_own_soon(self, "_begin", waiter);
+    if (rc < 0) {
+        /* Nor is the protocol to be told of what is abandoned. */
+        PyObject *exc = exception_take();
+        PyObject *res = PyObject_CallMethodNoArgs(made, state->str_cancel);
+        Py_XDECREF(res);
+        exception_put(exc);
+    }
+    Py_DECREF(made);
+    return rc;
+}
+
+/* The server first: one that has been closed meanwhile takes us no more, and
+ * then the protocol is told nothing. */
+static int
+attach_and_begin(StreamObject *self, PyObject *waiter, PyObject *server)
+{
+    if (server == NULL) {
+        return schedule_begin(self, waiter);
+    }
+    if (stream_attach(self, server) < 0) {
+        return -1;
+    }
+    Py_XSETREF(self->server, Py_NewRef(server));
+    if (schedule_begin(self, waiter) == 0) {
+        return 0;
+    }
+    PyObject *exc = exception_take();
+    Py_CLEAR(self->server);
+    if (stream_detach(self, server) < 0) {
+        PyErr_WriteUnraisable(server);
+    }
+    exception_put(exc);
+    return -1;
 }
 
 /* What both ways of making have in common, from loop, fd, family, proto and
@@ -336,12 +359,9 @@ complete(StreamObject *self, PyObject *protocol, PyObject *waiter,
         (void)setsockopt(self->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     }
     if (stream_set_protocol(self, protocol) == 0 && enlist(self) == 0
-        && schedule_begin(self, waiter) == 0)
+        && attach_and_begin(self, waiter, server) == 0)
     {
-        if (server == NULL || attach_to(server, self) == 0) {
-            Py_XSETREF(self->server, Py_XNewRef(server));
-            return 0;
-        }
+        return 0;
     }
     PyObject *exc = exception_take();
     stream_unlist(self);
