@@ -254,6 +254,27 @@ def test_methods_of_the_users_own_are_called(
     run(main())
 
 
+@pytest.mark.parametrize("method", ["data_received", "feed_data"])
+def test_methods_of_another_object_are_called(method: str, run: Run, pair: Pair) -> None:
+    """They are the same functions, bound to who is to get the data instead."""
+
+    async def main() -> None:
+        reader, writer = await asyncio.open_connection(sock=pair[0])
+        other = asyncio.StreamReader()
+        subject: Any = reader
+        instead: Any = other
+        if method == "data_received":
+            subject = writer.transport.get_protocol()
+            instead = asyncio.StreamReaderProtocol(other)
+        setattr(subject, method, getattr(instead, method))
+        pair[1].send(b"data")
+        assert await other.readexactly(4) == b"data"
+        assert not reader._buffer  # type: ignore[attr-defined]
+        await end(writer)
+
+    run(main())
+
+
 @pytest.mark.parametrize("attribute", ["_buffer", "_limit", "_waiter", "_eof"])
 def test_a_reader_that_is_not_as_it_was_made(attribute: str, run: Run, pair: Pair) -> None:
     async def main() -> None:

@@ -22,8 +22,8 @@ stream_protocol_feeds_reader(struct module_state *state, PyObject *protocol)
     return Py_IS_TYPE(protocol, (PyTypeObject *)state->StreamReaderProtocol);
 }
 
-/* Whether obj.name is `function`, bound: neither the class nor the object has
- * got another one.  -1 with an exception. */
+/* Whether obj.name is `function`, bound to it: neither the class nor the object
+ * has got another one, nor that of another object.  -1 with an exception. */
 static int
 has_method(PyObject *obj, PyObject *name, PyObject *function)
 {
@@ -31,8 +31,9 @@ has_method(PyObject *obj, PyObject *name, PyObject *function)
     if (method == NULL) {
         return -1;
     }
-    int rc
-        = PyMethod_Check(method) && PyMethod_GET_FUNCTION(method) == function;
+    int rc = PyMethod_Check(method)
+             && PyMethod_GET_FUNCTION(method) == function
+             && PyMethod_GET_SELF(method) == obj;
     Py_DECREF(method);
     return rc;
 }
