@@ -343,6 +343,23 @@ def test_chan_send_on_our_channel_waits_for_the_receiver(events: Any) -> None:
     pyloop.run(root())
 
 
+@pytest.mark.parametrize(("event", "value"), [("ChanSend", None), ("Sleep", 0)])
+def test_an_event_that_only_pauses_after_a_wait_for_asyncio(event: str, value: Any) -> None:
+    """A task whose step has used up its budget goes to the end of the queue first."""
+
+    async def root() -> None:
+        chan = pyloop.Channel(64)
+        await asyncio.sleep(0.001)
+        for number in range(32):
+            await chan.send(number)
+        chan._value = "last"
+        await trap(getattr(pyloop.Event, event), chan if value is None else value)
+        if event == "ChanSend":
+            assert [await chan.recv() for _ in range(33)][-1] == "last"
+
+    pyloop.run(root())
+
+
 class Foreign(Enum):
     Fly = auto()
 

@@ -108,6 +108,16 @@ step_init(PyObject *module, struct module_state *state)
 
 /* --- what was yielded --- */
 
+/* The task waits for an op of its coroutine's or, if it is `trapped`, of ours.
+ * Steals it. */
+static void
+set_op(TaskObject *task, OpObject *op, bool trapped)
+{
+    task->waiting_on = (PyObject *)op;
+    task->trapped = trapped;
+    task->waits_foreign = false;
+}
+
 /* The current exception is thrown in at the next step. */
 static int
 throw_later(TaskObject *task)
@@ -130,9 +140,7 @@ wait_for_op(TaskObject *task, OpObject *op, bool trapped)
         Py_DECREF(op);
         return throw_later(task);
     }
-    task->waiting_on = (PyObject *)op;
-    task->trapped = trapped;
-    task->waits_foreign = false;
+    set_op(task, op, trapped);
     if (PL_UNLIKELY(task->must_cancel)) {
         /* Cancelled itself: thrown at this await. */
         return task_commit_cancel(task, task->cancel_message);
@@ -213,8 +221,7 @@ drive_trap(TaskObject *task, OpObject *op)
     case PYGEN_NEXT:
         if (result == Py_None) {
             Py_DECREF(result);
-            task->waiting_on = (PyObject *)op;
-            task->trapped = true;
+            set_op(task, op, true);
             return task_wake(task);
         }
         Py_DECREF(result);
@@ -459,7 +466,7 @@ end_wait(TaskObject *task, PyObject *waiting_on, PyObject **exc,
         Py_INCREF(op);
         if (result == Py_None) {
             Py_DECREF(result);
-            task->waiting_on = (PyObject *)op;
+            set_op(task, op, true);
             return task_wake(task);
         }
         Py_DECREF(result);
