@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import types
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -496,6 +499,47 @@ def test_a_value_handed_over_in_the_turn_of_the_cancellation_is_not_lost(kind: s
         assert got + rest == ["value"]
 
     pyloop.run(root())
+
+
+@types.coroutine
+def receive_by_event(chan: pyloop.Channel) -> Generator[Any, Any, Any]:
+    return (yield (pyloop.Event.ChanRecv, chan))
+
+
+def test_a_receiver_by_event_that_is_cancelled_passes_its_turn_on() -> None:
+    async def receive(chan: pyloop.Channel, got: list[Any]) -> None:
+        got.append(await receive_by_event(chan))
+
+    async def root() -> None:
+        chan = pyloop.Channel()
+        got: list[Any] = []
+        first = await pyloop.spawn(receive(chan, got))
+        second = await pyloop.spawn(receive(chan, got))
+        await settle()
+        chan.send_nowait("value")
+        first.cancel()
+        await settle()
+        assert got == ["value"]
+        assert second.done()
+        assert chan._receiver is None
+
+    pyloop.run(root())
+
+
+def test_a_receiver_by_event_that_is_closed_with_its_loop_leaves_the_channel() -> None:
+    chan = pyloop.Channel()
+
+    def receive() -> Generator[Any, Any, None]:
+        yield (pyloop.Event.ChanRecv, chan)
+
+    loop = pyloop.EventLoop()
+    loop.set_exception_handler(lambda *_: None)
+    with contextlib.closing(loop):
+        loop.create_task(receive())  # type: ignore[arg-type]
+        loop.run_until_complete(settle())
+        chan.send_nowait("value")
+    assert chan._receiver is None
+    assert chan.recv_nowait() == "value"
 
 
 OPERATIONS = st.lists(

@@ -69,9 +69,7 @@ op_finish(OpObject *op)
     Py_XDECREF(value);
 }
 
-/* Whoever waits for it is not woken: for an op that nobody can reach any
- * more. */
-static void
+void
 op_give_up(OpObject *op)
 {
     if (op->status == OP_ARMED) {

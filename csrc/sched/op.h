@@ -111,6 +111,9 @@ int op_arm(OpObject *op, struct runnable *waiter);
 void op_finish(OpObject *op);
 /* Gives up waiting: the registration is undone, the waiter is not pushed. */
 void op_disarm(OpObject *op);
+/* Gives up the operation, for an op that nobody will drive any more: neither
+ * is the waiter pushed.  The caller holds a reference. */
+void op_give_up(OpObject *op);
 
 /* What the kinds call, after taking their registration out: wakes whoever
  * waits.  `error` (stolen, may be NULL) is raised there instead of another

@@ -122,10 +122,12 @@ set_op(TaskObject *task, OpObject *op, bool trapped)
 static int
 throw_later(TaskObject *task)
 {
+    PyObject *exc = exception_take();
+    task_undo_wait(task); /* call-out */
     Py_CLEAR(task->waiting_on);
     task->trapped = false;
     task->waits_foreign = false;
-    Py_XSETREF(task->pending_exception, exception_take());
+    Py_XSETREF(task->pending_exception, exc);
     return task_wake(task);
 }
 
@@ -509,6 +511,9 @@ task_run(struct runnable *self, LoopObject *loop)
     if (PL_UNLIKELY(go <= 0)) {
         Py_XDECREF(waiting_on);
         return go;
+    }
+    if (PL_UNLIKELY(exc != NULL) && waiting_on != NULL && task->trapped) {
+        op_give_up((OpObject *)waiting_on); /* call-out */
     }
     if (PL_UNLIKELY(loop_enter_task(loop, (PyObject *)task) < 0
                     || PyContext_Enter(task->context) < 0))

@@ -295,6 +295,22 @@ task_stop_waiting(TaskObject *task, PyObject *message)
     return taken;
 }
 
+void
+task_undo_wait(TaskObject *task)
+{
+    if (task->waiting_on == NULL || task->waits_foreign) {
+        return;
+    }
+    OpObject *op = (OpObject *)Py_NewRef(task->waiting_on);
+    if (task->trapped) {
+        op_give_up(op); /* call-out */
+    }
+    else {
+        op_disarm(op); /* call-out */
+    }
+    Py_DECREF(op);
+}
+
 static const struct op_kind op_kind_join;
 
 /* The task whose end `task` waits for in a join, or NULL. */
@@ -562,9 +578,7 @@ task_list_release(LoopObject *loop)
     while (head->next != NULL && (node = list_first(head)) != NULL) {
         TaskObject *task = task_of_live(node);
         Py_INCREF(task);
-        if (task->waiting_on != NULL && !task->waits_foreign) {
-            op_disarm((OpObject *)task->waiting_on);
-        }
+        task_undo_wait(task); /* call-out */
         if (task->started && task->log_destroy_pending
             && loop_report(loop, "Task was destroyed but it is pending!",
                            loop->state->str_task, (PyObject *)task)

@@ -105,6 +105,10 @@ int task_commit_cancel(TaskObject *task, PyObject *message);
  * A task that runs (it cancels itself) or is ready stays as it is. */
 int task_stop_waiting(TaskObject *task, PyObject *message);
 
+/* Undoes the wait for an op, if it waits for one.  A trap's ends with that:
+ * nobody else can end it, and a channel would count on it for ever. */
+void task_undo_wait(TaskObject *task);
+
 static inline TaskObject *
 task_of_live(struct list *node)
 {

@@ -401,9 +401,7 @@ Task_tp_traverse(TaskObject *task, visitproc visit, void *arg)
 static int
 Task_tp_clear(TaskObject *task)
 {
-    if (task->waiting_on != NULL && !task->waits_foreign) {
-        op_disarm((OpObject *)task->waiting_on);
-    }
+    task_undo_wait(task);
     if (task->callbacks != NULL) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(task->callbacks); i++) {
             loop_unpromise(task->loop);
