@@ -501,9 +501,12 @@ def test_a_value_handed_over_in_the_turn_of_the_cancellation_is_not_lost(kind: s
     pyloop.run(root())
 
 
-@types.coroutine
-def receive_by_event(chan: pyloop.Channel) -> Generator[Any, Any, Any]:
-    return (yield (pyloop.Event.ChanRecv, chan))
+async def receive_by_event(chan: pyloop.Channel) -> Any:
+    @types.coroutine
+    def event() -> Generator[Any, Any, Any]:
+        return (yield (pyloop.Event.ChanRecv, chan))
+
+    return await event()
 
 
 def test_a_receiver_by_event_that_is_cancelled_passes_its_turn_on() -> None:
@@ -526,6 +529,25 @@ def test_a_receiver_by_event_that_is_cancelled_passes_its_turn_on() -> None:
     pyloop.run(root())
 
 
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_a_receiver_by_event_that_is_cancelled_leaves_a_value_that_was_there(
+    capacity: int,
+) -> None:
+    async def root() -> None:
+        chan = pyloop.Channel(capacity)
+        sender = await pyloop.spawn(chan.send("value"))
+        await settle()
+        receiver = await pyloop.spawn(receive_by_event(chan))
+        await pyloop.pause()
+        receiver.cancel()
+        await settle()
+        assert receiver.cancelled()
+        assert sender.done() is (capacity > 0)
+        assert await chan.recv() == "value"
+
+    pyloop.run(root())
+
+
 def test_a_receiver_by_event_that_is_closed_with_its_loop_leaves_the_channel() -> None:
     chan = pyloop.Channel()
 
@@ -535,7 +557,7 @@ def test_a_receiver_by_event_that_is_closed_with_its_loop_leaves_the_channel() -
     loop = pyloop.EventLoop()
     loop.set_exception_handler(lambda *_: None)
     with contextlib.closing(loop):
-        loop.create_task(receive())  # type: ignore[arg-type]
+        loop.create_task(receive())
         loop.run_until_complete(settle())
         chan.send_nowait("value")
     assert chan._receiver is None

@@ -235,6 +235,11 @@ recv_attempt(OpObject *op, PyObject **result)
     if (check_loop(self, op->loop) < 0) {
         return OP_ATTEMPT_ERROR;
     }
+    if (op->phase == RECV_TRAP && op->status == OP_NEW) {
+        /* Tried when the task has yielded, in a step that is over: it takes
+         * the value in the one that gets it. */
+        return OP_ATTEMPT_WAIT;
+    }
     /* Each waiting receiver has a claim on one value. */
     uint32_t claimed = is_linked ? 0 : self->n_receivers;
     if (channel_available(self) > claimed) {
