@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -325,6 +326,76 @@ def test_events_of_a_duplicate_are_not_taken_for_those_of_a_successor(backend: s
                 await new
 
     pyloop.run(root(), backend=backend)
+
+
+class Reconnecting:
+    """Has a fileno(), which names another file under the same number after reconnect()."""
+
+    def __init__(self) -> None:
+        self.ends = os.pipe()
+
+    def fileno(self) -> int:
+        return self.ends[0]
+
+    def reconnect(self) -> None:
+        before = self.ends
+        self.close()
+        self.ends = os.pipe()
+        if self.ends[0] != before[0]:
+            os.dup2(self.ends[0], before[0], inheritable=False)
+            os.close(self.ends[0])
+            self.ends = (before[0], self.ends[1])
+
+    def close(self) -> None:
+        for end in self.ends:
+            os.close(end)
+
+
+@pytest.mark.parametrize("way", ["coroutine", "add_reader"])
+def test_an_object_that_has_opened_another_file_under_its_number(way: str, backend: str) -> None:
+    async def readable(conn: Reconnecting) -> None:
+        if way == "coroutine":
+            await pyloop.wait_readable(conn)
+            return
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_reader(conn, lambda: ready.done() or ready.set_result(None))
+        await ready
+        loop.remove_reader(conn)
+
+    async def root(conn: Reconnecting) -> None:
+        for _ in range(5):
+            os.write(conn.ends[1], b"x")
+            async with pyloop.timeout(30):
+                await readable(conn)
+            conn.reconnect()
+
+    with contextlib.closing(Reconnecting()) as conn:
+        pyloop.run(root(conn), backend=backend)
+
+
+@pytest.mark.parametrize("first", ["socket", "file"])
+def test_two_objects_that_stand_for_one_descriptor(first: str, backend: str) -> None:
+    async def root(left: socket.socket, right: socket.socket) -> None:
+        with left.makefile("rb") as file:
+            filled = fill_socket(left)
+            one: Any = left if first == "socket" else file
+            two: Any = file if first == "socket" else left
+            reader = await pyloop.spawn(pyloop.wait_readable(one))
+            await settle()
+            writer = await pyloop.spawn(pyloop.wait_writable(two))
+            await settle()
+            assert not reader.done()
+            with pytest.raises(RuntimeError, match="another task waits already"):
+                await pyloop.wait_readable(two)
+            right.send(b"x")
+            await reader
+            assert not writer.done()
+            assert len(drain_socket(right)) == filled
+            await writer
+
+    with pair() as (left, right):
+        pyloop.run(root(left, right), backend=backend)
 
 
 def test_a_full_duplex_conversation_of_many_rounds(backend: str) -> None:

@@ -216,6 +216,16 @@ reactor_claim(struct reactor *reactor, int fd, void *owner, struct watch **out,
 }
 
 void
+reactor_doubt(struct reactor *reactor, struct watch *watch)
+{
+    if (watch->armed != 0) {
+        watch->doubts |= REACTOR_UNSURE;
+        reactor_next_generation(watch);
+        reactor_mark_dirty(reactor, watch);
+    }
+}
+
+void
 reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
                   void *waiter, bool persistent)
 {

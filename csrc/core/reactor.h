@@ -66,6 +66,9 @@ void reactor_destroy(struct reactor *reactor);
  * was there already, or is NULL; or -errno (EBADF, ENOMEM). */
 int reactor_claim(struct reactor *reactor, int fd, void *owner,
                   struct watch **out, void **old_owner, void *stale[2]);
+/* Declares that the watch's open file, which nobody waits for, may be another
+ * by now although its owner is the same: the poller is asked anew. */
+void reactor_doubt(struct reactor *reactor, struct watch *watch);
 /* Puts a waiter on a side that has none. */
 void reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
                        void *waiter, bool persistent);

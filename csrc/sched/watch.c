@@ -14,6 +14,7 @@
 
 #include "compat.h"
 #include "errors.h"
+#include "sockfd.h"
 
 /* Hands a waiter that was just taken off its watch what it waited for.
  * Steals the reference. */
@@ -32,14 +33,54 @@ hand_over(LoopObject *loop, PyObject *waiter, bool persistent, int error)
     Py_DECREF(waiter); /* call-out */
 }
 
+/* A socket stands for one file as long as it has a number.  What merely has a
+ * fileno() may answer for another file tomorrow, under the same number. */
+static inline bool
+is_socket(LoopObject *loop, PyObject *owner)
+{
+    struct module_state *state = loop->state;
+    return Py_IS_TYPE(owner, (PyTypeObject *)state->SocketType)
+           || PyObject_TypeCheck(owner, (PyTypeObject *)state->RawSocketType);
+}
+
+/* Two objects may stand for one file, as a socket and what its makefile() made
+ * do.  Whether `owner` is the second of two: others wait for `fd` in the name
+ * of an object that still goes by this number.  (Of two sockets one must have
+ * been closed behind our back.)  -1 with an exception. */
+static int
+is_shared(LoopObject *loop, int fd, PyObject *owner)
+{
+    const struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
+    if (watch == NULL || watch->wanted == 0 || watch->owner == NULL
+        || owner == NULL || watch->owner == owner
+        || (is_socket(loop, owner) && is_socket(loop, watch->owner)))
+    {
+        return 0;
+    }
+    PyObject *first = Py_NewRef(watch->owner);
+    int number = sockfd_of_fileobj(loop->state, first, ""); /* call-out */
+    Py_DECREF(first);                                       /* call-out */
+    if (number < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return number == fd;
+}
+
 int
 loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
            PyObject *waiter, bool persistent, PyObject **taken)
 {
+    /* No reactor: closed, by what the caller called since it asked. */
+    int shared = loop->reactor != NULL ? is_shared(loop, fd, owner) : 0;
     struct reactor *reactor = loop->reactor;
-    if (PL_UNLIKELY(reactor == NULL)) {
-        /* Closed, by what the caller called since it asked. */
-        return loop_check_usable(loop);
+    if (PL_UNLIKELY(reactor == NULL || shared < 0)) {
+        return shared < 0 ? -1 : loop_check_usable(loop);
+    }
+    if (PL_UNLIKELY(shared)) {
+        owner = NULL;
     }
     struct watch *watch = fdtable_get(&reactor->fds, fd);
     void *old_owner = NULL;
@@ -55,6 +96,9 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
         if (rc == 1) {
             Py_INCREF(owner);
         }
+    }
+    else if (watch->wanted == 0 && !is_socket(loop, owner)) {
+        reactor_doubt(reactor, watch);
     }
     int result = 0;
     if (watch->waiter[side] != NULL) {

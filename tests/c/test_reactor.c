@@ -548,6 +548,49 @@ test_bare_numbers_ask_the_kernel_anew(void)
 }
 
 static void
+test_doubted_owner_asks_the_kernel_anew(void)
+{
+    int pair[2];
+    int other[2];
+    make_pair(pair);
+    make_pair(other);
+    struct watch *watch = claim(pair[0], &owner_a);
+    reactor_doubt(&reactor, watch); /* of what was never told: harmless */
+    CHECK(list_is_empty(&reactor.dirty) || watch->armed == 0);
+    set(watch, PL_SIDE_READ, &waiter_a);
+    flush(true);
+    for (int i = 0; i < 10; i++) {
+        uint32_t generation = watch->generation;
+        reset_counts();
+        if (i == 5) { /* the owner has opened another file */
+            CHECK_EQ(dup2(other[0], pair[0]), pair[0]);
+        }
+        reactor_watch_clear(&reactor, watch, PL_SIDE_READ);
+        flush(false);
+        CHECK_EQ(n_updates, 0);
+        CHECK(claim(pair[0], &owner_a) == watch);
+        reactor_doubt(&reactor, watch);
+        CHECK(watch->generation != generation);
+        set(watch, PL_SIDE_READ, &waiter_a);
+        flush(true);
+        CHECK_EQ(n_updates, 1);
+        CHECK_EQ(last.armed, PL_READ); /* one call: modify */
+        CHECK_EQ(last.generation, watch->generation);
+        send_byte(i < 5 ? pair[1] : other[1]);
+        CHECK_EQ(reactor_wait(&reactor, PL_FOREVER), 1);
+        check_event(0, watch, PL_READ);
+        receive_byte(pair[0]);
+    }
+    CHECK_EQ(n_created, 1);
+    CHECK_EQ(n_released, 0);
+    reactor_watch_clear(&reactor, watch, PL_SIDE_READ);
+    flush(true);
+    CHECK_EQ(n_released, 1);
+    close_pair(pair);
+    close_pair(other);
+}
+
+static void
 test_bare_numbers_and_owners_meet(void)
 {
     int pair[2];
@@ -1174,6 +1217,7 @@ test_backend(const char *name)
         test_new_owner_replaces_the_old,
         test_new_owner_of_the_same_file,
         test_bare_numbers_ask_the_kernel_anew,
+        test_doubted_owner_asks_the_kernel_anew,
         test_bare_numbers_and_owners_meet,
         test_forget,
         test_orphan_renews_the_poller,
