@@ -356,6 +356,20 @@ Loop__run_tasks(LoopObject *self, PyObject *may_wait)
                                      : PyUnicode_FromString(names[reason]);
 }
 
+PyDoc_STRVAR(Loop_is_stuck_doc,
+             "_is_stuck($self, /)\n--\n\n"
+             "Return whether nothing but another thread can make a task "
+             "ready.");
+
+static PyObject *
+Loop__is_stuck(LoopObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (loop_check_usable(self) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(loop_is_stuck(self));
+}
+
 PyDoc_STRVAR(Loop_stop_doc,
              "stop($self, /)\n--\n\n"
              "Make run_forever() return after the present turn.");
@@ -532,6 +546,7 @@ static PyMethodDef Loop_methods[] = {
     LOOP_NOARGS(_release_core, Loop_release_core_doc),
     LOOP_NOARGS(run_forever, Loop_run_forever_doc),
     LOOP_O(_run_tasks, Loop_run_tasks_doc),
+    LOOP_NOARGS(_is_stuck, Loop_is_stuck_doc),
     LOOP_NOARGS(stop, Loop_stop_doc),
     LOOP_NOARGS(is_running, Loop_is_running_doc),
     LOOP_NOARGS(is_closed, Loop_is_closed_doc),

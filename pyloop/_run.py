@@ -175,7 +175,7 @@ def _run_to_end(loop: EventLoop) -> None:
             raise RuntimeError("the event loop was stopped before its tasks had ended")
         elif _others_may_help(loop):
             may_wait = True
-        else:
+        elif loop._is_stuck():  # still: a thread may have ended just now, and helped before that
             _raise_deadlock(loop)
 
 
@@ -262,7 +262,7 @@ def _run_cancelled(loop: EventLoop) -> None:
                 loop._take_failed()
             elif reason == "stuck" and _others_may_help(loop):
                 loop._run_tasks(True)
-            elif reason != "stopped":
+            elif reason == "ended" or (reason == "stuck" and loop._is_stuck()):
                 break
         if reason == "ended":
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -232,6 +233,60 @@ def test_a_future_that_another_thread_completes_is_no_deadlock() -> None:
         return await future
 
     assert pyloop.run(root()) == "done"
+
+
+class LastMoment:
+    """A thread that ends right when run() looks which threads there are, and helps before that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, callback: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._look = threading.enumerate
+        self._go = threading.Event()
+        self._thread = threading.Thread(target=self._help, args=[callback])
+        self._thread.start()
+        monkeypatch.setattr(threading, "enumerate", self._enumerate)
+
+    def _help(self, callback: Callable[[], object]) -> None:
+        self._go.wait()
+        self._loop.call_soon_threadsafe(callback)
+
+    def _enumerate(self) -> list[threading.Thread]:
+        self._go.set()
+        self._thread.join()
+        return self._look()
+
+
+def test_a_thread_that_helps_and_ends_while_run_looks_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def root() -> str:
+        chan: pyloop.Channel[str] = pyloop.Channel(1)
+        LastMoment(monkeypatch, lambda: chan.send_nowait("helped"))
+        return await chan.recv()
+
+    assert pyloop.run(root()) == "helped"
+
+
+def test_such_a_thread_helps_a_finally_block_of_a_cancelled_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cleaned: list[str] = []
+
+    async def child(chan: pyloop.Channel[str]) -> None:
+        try:
+            await pyloop.sleep(1000)
+        finally:
+            LastMoment(monkeypatch, lambda: chan.send_nowait("cleaned"))
+            cleaned.append(await chan.recv())
+
+    async def root() -> None:
+        await pyloop.spawn(child(pyloop.Channel(1)))
+        await settle()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pyloop.run(root())
+    assert cleaned == ["cleaned"]
 
 
 def test_a_task_that_catches_the_end_and_waits_again_cannot_hold_the_run() -> None:

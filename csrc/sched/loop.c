@@ -276,9 +276,8 @@ loop_turn(LoopObject *loop)
     return run_ready(loop);
 }
 
-/* Nothing in this process, short of another thread, can make a task ready. */
-static bool
-is_stuck(const LoopObject *loop)
+bool
+loop_is_stuck(const LoopObject *loop)
 {
     return ring_length(&loop->ready.ring) == 0
            && loop->reactor->timers.length == 0
@@ -311,7 +310,7 @@ run_turns(LoopObject *loop, enum loop_mode mode)
                 continue;
             }
             has_settled = false;
-            if (!may_be_stuck && is_stuck(loop)) {
+            if (!may_be_stuck && loop_is_stuck(loop)) {
                 return LOOP_EXIT_STUCK;
             }
             may_be_stuck = false;

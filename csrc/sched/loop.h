@@ -160,6 +160,8 @@ int loop_traverse(LoopObject *loop, visitproc visit, void *arg);
  * runs.  On LOOP_EXIT_ERROR an exception is set. */
 enum loop_exit loop_run(LoopObject *loop, enum loop_mode mode);
 void loop_stop(LoopObject *loop);
+/* Nothing in this process, short of another thread, can make a task ready. */
+bool loop_is_stuck(const LoopObject *loop);
 /* Main thread only: signals write to our wake-up from now on, so that one
  * that comes between two turns cannot be slept through.  -1 with an
  * exception. */
