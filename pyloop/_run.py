@@ -113,9 +113,13 @@ def timeout(seconds: float | None) -> asyncio.Timeout:
             f"timeout(): seconds must be a real number or None, not {type(seconds).__name__} "
             f"({seconds!r})"
         )
-    if math.isnan(seconds) or seconds < 0:
+    try:
+        limit = float(seconds)
+    except OverflowError:
+        limit = math.inf if seconds > 0 else -math.inf
+    if math.isnan(limit) or limit < 0:
         raise ValueError(f"timeout(): seconds must not be negative or NaN, got {seconds!r}")
-    return asyncio.timeout(seconds)
+    return asyncio.timeout(limit)
 
 
 def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from fractions import Fraction
 from typing import Any
@@ -225,6 +226,37 @@ def test_any_order_of_add_cancel_and_fire(steps: list[tuple[str, int, int]]) -> 
         assert fired[: len(early)] == early
 
     pyloop.run(root())
+
+
+class Whole(int):
+    pass
+
+
+@pytest.mark.parametrize(
+    "seconds", [2**31, 2**40, 2**63 - 1, 2**63, 10**400, Whole(10**400), 1e300, math.inf]
+)
+def test_times_beyond_every_clock(seconds: float) -> None:
+    async def limited() -> None:
+        async with pyloop.timeout(seconds):
+            await pyloop.sleep(seconds)
+
+    async def root() -> None:
+        task = await pyloop.spawn(limited())
+        await settle()
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    pyloop.run(root())
+
+
+@pytest.mark.parametrize("seconds", [-1, -(2**63), -(10**400), Whole(-(10**400)), -math.inf])
+def test_negative_times(seconds: float) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        pyloop.sleep(seconds)
+    with pytest.raises(ValueError, match="must not be negative"):
+        pyloop.timeout(seconds)
 
 
 def test_many_timers_most_of_them_cancelled(backend: str) -> None:

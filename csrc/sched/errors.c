@@ -142,13 +142,10 @@ errors_ends_loop(void)
 int
 errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
 {
-    if (PyLong_CheckExact(seconds)) {
-        int overflow;
+    if (PyLong_Check(seconds)) {
+        int overflow; /* and whole is -1, whichever way */
         long long whole = PyLong_AsLongLongAndOverflow(seconds, &overflow);
-        if (whole == -1 && PyErr_Occurred()) {
-            return -1;
-        }
-        if (overflow < 0 || whole < 0) {
+        if (overflow < 0 || (overflow == 0 && whole < 0)) {
             goto negative;
         }
         if (overflow > 0 || whole > PL_FOREVER / PL_NS_PER_SEC - 1) {
