@@ -623,6 +623,55 @@ def test_threads_reach_the_loop(backend: str) -> None:
     pyloop.run(root(), backend=backend)
 
 
+class Insistent:
+    """A future of somebody's that calls its callbacks again and again."""
+
+    _asyncio_future_blocking = False
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.callbacks: list[Any] = []
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, fn: Any, *, context: Any) -> None:
+        self.callbacks.append(fn)
+        self.finish()
+
+    def finish(self) -> None:
+        for fn in self.callbacks:
+            self._loop.call_soon(fn, self)
+            fn(self)
+
+    def result(self) -> str:
+        return "result"
+
+    def __await__(self) -> Any:
+        self._asyncio_future_blocking = True
+        yield self
+        return self.result()
+
+
+def test_a_future_that_calls_back_twice_does_not_break_into_the_next_wait() -> None:
+    async def root() -> None:
+        future = Insistent()
+        chan: pyloop.Channel[str] = pyloop.Channel()
+
+        async def child() -> tuple[Any, Any]:
+            return await future, await chan.recv()
+
+        task = await pyloop.spawn(child())
+        await settle()
+        future.finish()
+        await settle()
+        assert not task.done()
+        await chan.send("value")
+        assert await task == ("result", "value")
+
+    pyloop.run(root())
+
+
 def test_async_context_managers_of_the_standard_library() -> None:
     async def root() -> None:
         async with contextlib.AsyncExitStack() as stack:

@@ -24,7 +24,7 @@
 
 typedef struct {
     PyObject_HEAD
-    TaskObject *task; /* owned */
+    TaskObject *task; /* owned; NULL once it was woken */
 } WakeupObject;
 
 PyObject *
@@ -39,20 +39,32 @@ task_wakeup_new(TaskObject *task)
     return (PyObject *)self;
 }
 
+/* Wakes its task, once: a future that calls it again must not break into what
+ * the task waits for then. */
+static int
+wake_once(WakeupObject *self)
+{
+    TaskObject *task = self->task;
+    self->task = NULL;
+    int rc = task != NULL ? task_wake(task) : 0;
+    Py_XDECREF(task); /* call-out */
+    return rc;
+}
+
 int
 task_wakeup_accept(struct module_state *state, PyObject *callback)
 {
     if (!Py_IS_TYPE(callback, state->WakeupType)) {
         return 0;
     }
-    return task_wake(((WakeupObject *)callback)->task) < 0 ? -1 : 1;
+    return wake_once((WakeupObject *)callback) < 0 ? -1 : 1;
 }
 
 static PyObject *
 Wakeup_tp_call(WakeupObject *self, PyObject *Py_UNUSED(args),
                PyObject *Py_UNUSED(kwargs))
 {
-    if (task_wake(self->task) < 0) {
+    if (wake_once(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
