@@ -623,6 +623,43 @@ def test_threads_reach_the_loop(backend: str) -> None:
     pyloop.run(root(), backend=backend)
 
 
+def test_a_comparison_that_removes_another_callback() -> None:
+    async def root() -> None:
+        called: list[str] = []
+        task = await pyloop.spawn(value(None, 3))
+
+        def first(_: Any) -> None:
+            called.append("first")
+
+        class Meddler:
+            """Takes the first callback off when it is compared for the first time."""
+
+            has_been_asked = False
+
+            def __call__(self, _: Any) -> None:
+                called.append("meddler")
+
+            def __eq__(self, other: object) -> bool:
+                if not self.has_been_asked:
+                    self.has_been_asked = True
+                    task.remove_done_callback(first)
+                return other is unlike
+
+            __hash__ = None  # type: ignore[assignment]
+
+        unlike = object()
+        meddler = Meddler()
+        task.add_done_callback(first)
+        task.add_done_callback(meddler)
+        task.add_done_callback(lambda _: called.append("last"))
+        assert task.remove_done_callback(unlike) == 1
+        await task
+        await settle()
+        assert called == ["last"]
+
+    pyloop.run(root())
+
+
 class Insistent:
     """A future of somebody's that calls its callbacks again and again."""
 

@@ -172,37 +172,48 @@ PyDoc_STRVAR(Task_remove_done_callback_doc,
              "remove_done_callback($self, fn, /)\n--\n\n"
              "Take fn off the callbacks; return how many times it was there.");
 
+/* Takes that very Handle off, if it is still there: 1, 0, or -1. */
+static int
+remove_handle(TaskObject *task, PyObject *handle)
+{
+    PyObject *list = task->callbacks;
+    Py_ssize_t n = list != NULL ? PyList_GET_SIZE(list) : 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyList_GET_ITEM(list, i) == handle) {
+            if (PySequence_DelItem(list, i) < 0) {
+                return -1;
+            }
+            loop_unpromise(task->loop);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
 Task_remove_done_callback(TaskObject *task, PyObject *fn)
 {
+    if (task->callbacks == NULL) {
+        return PyLong_FromLong(0);
+    }
+    /* Of a copy: the comparisons may change the list. */
+    PyObject *handles = PyList_GetSlice(task->callbacks, 0,
+                                        PyList_GET_SIZE(task->callbacks));
+    int rc = handles != NULL ? 0 : -1;
     long removed = 0;
-    for (Py_ssize_t i = 0;
-         task->callbacks != NULL && i < PyList_GET_SIZE(task->callbacks);)
-    {
-        HandleObject *handle
-            = (HandleObject *)PyList_GET_ITEM(task->callbacks, i);
-        PyObject *callback = Py_XNewRef(handle->callback);
-        int same = callback == NULL
-                       ? 0
-                       : PyObject_RichCompareBool(callback, fn, Py_EQ);
+    for (Py_ssize_t i = 0; rc >= 0 && i < PyList_GET_SIZE(handles); i++) {
+        PyObject *handle = PyList_GET_ITEM(handles, i);
+        PyObject *callback = Py_XNewRef(((HandleObject *)handle)->callback);
+        rc = callback != NULL ? PyObject_RichCompareBool(callback, fn, Py_EQ)
+                              : 0; /* call-out */
         Py_XDECREF(callback);
-        if (same < 0) {
-            return NULL;
-        }
-        if (same == 0) {
-            i++;
-            continue;
-        }
-        /* The comparison may have changed the list. */
-        if (task->callbacks != NULL && i < PyList_GET_SIZE(task->callbacks)) {
-            if (PySequence_DelItem(task->callbacks, i) < 0) {
-                return NULL;
-            }
-            loop_unpromise(task->loop);
-            removed++;
+        if (rc > 0) {
+            rc = remove_handle(task, handle);
+            removed += rc > 0;
         }
     }
-    return PyLong_FromLong(removed);
+    Py_XDECREF(handles);
+    return rc < 0 ? NULL : PyLong_FromLong(removed);
 }
 
 PyDoc_STRVAR(Task_get_loop_doc, "get_loop($self, /)\n--\n\n"
