@@ -255,15 +255,16 @@ task_make_cancelled(TaskObject *task)
 int
 task_commit_cancel(TaskObject *task, PyObject *message)
 {
-    Py_XSETREF(task->cancel_message, Py_XNewRef(message));
-    PyObject *exc = task_make_cancelled(task);
-    if (exc == NULL) {
-        return -1;
+    OpObject *op = (OpObject *)Py_NewRef(task->waiting_on);
+    Py_XSETREF(task->cancel_message, Py_XNewRef(message)); /* call-out */
+    PyObject *exc = task_make_cancelled(task);             /* call-out: GC */
+    if (exc != NULL) {
+        Py_XSETREF(task->pending_exception, exc);
+        task->must_cancel = false;
+        op_disarm(op); /* call-out */
     }
-    Py_XSETREF(task->pending_exception, exc);
-    task->must_cancel = false;
-    op_disarm((OpObject *)task->waiting_on); /* call-out */
-    return task_wake(task);
+    Py_DECREF(op);
+    return exc != NULL ? task_wake(task) : -1;
 }
 
 int
