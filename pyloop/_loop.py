@@ -66,6 +66,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
 
     # Attributes of asyncio's base class that its stubs leave out.
     _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
+    _asyncgens_shutdown_called: bool
     _default_executor: Executor | None
 
     # What TLS connections read into: see _tls.py.

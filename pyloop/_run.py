@@ -231,12 +231,18 @@ def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
     for task in loop._native_tasks():
         if task not in cancelled:
             task.cancel()
-    _run_cancelled(loop)
-    pending = asyncio.all_tasks(loop)
-    if pending or loop._asyncgens:
-        for asyncio_task in pending - cancelled:
-            asyncio_task.cancel()
-        loop.run_until_complete(_collect(loop, pending))
+    # Until there is nothing left: the finally blocks of each kind may start tasks of every kind.
+    for _ in range(_MAX_CANCEL_ROUNDS):
+        _run_cancelled(loop)
+        if pending := asyncio.all_tasks(loop):
+            for asyncio_task in pending - cancelled:
+                asyncio_task.cancel()
+            loop.run_until_complete(_collect(loop, pending))
+        elif loop._asyncgens:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop._asyncgens_shutdown_called = False  # it may run again
+        else:
+            break
     loop._take_failed()
     for root in roots:
         if root.done() and not root.cancelled():
@@ -254,7 +260,6 @@ async def _collect(loop: EventLoop, tasks: set[asyncio.Task[Any]]) -> None:
                     "task": task,
                 }
             )
-    await loop.shutdown_asyncgens()
 
 
 def _run_cancelled(loop: EventLoop) -> None:

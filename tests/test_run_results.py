@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import traceback
 from collections.abc import AsyncIterator
@@ -337,6 +338,60 @@ def test_async_generators_still_open_at_the_end_are_closed() -> None:
 def test_run_after_run(backend: str) -> None:
     for number in range(20):
         assert pyloop.run(value(number, 2), backend=backend) == number
+
+
+def test_asynchronous_generators_in_a_second_run_of_a_loop() -> None:
+    """Without the ResourceWarning of one that is used after shutdown_asyncgens()."""
+    ended: list[str] = []
+    kept: list[Any] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append("generator")
+
+    async def root() -> int:
+        kept.append(numbers())
+        return await anext(kept[-1])
+
+    with contextlib.closing(pyloop.EventLoop()) as loop:
+        assert [loop.run(root()), loop.run(root())] == [1, 1]
+    assert ended == ["generator"] * 2
+
+
+@pytest.mark.parametrize("where", ["asyncio task", "generator"])
+def test_what_a_finally_block_spawns_at_the_end_runs_to_its_own_end(where: str) -> None:
+    ended: list[str] = []
+
+    async def say_goodbye() -> None:
+        await settle()
+        ended.append("said")
+
+    async def generate() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await pyloop.spawn(say_goodbye())
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await pyloop.spawn(say_goodbye())
+
+    open_at_the_end: list[Any] = []
+
+    async def root() -> None:
+        if where == "generator":
+            open_at_the_end.append(generate())
+            await anext(open_at_the_end[0])
+        else:
+            open_at_the_end.append(asyncio.create_task(wait()))
+            await settle()
+
+    pyloop.run(root())
+    assert ended == ["said"]
 
 
 def test_no_loop_is_running_or_set_afterwards() -> None:
