@@ -10,10 +10,13 @@
 #include "core/clock.h"
 #include "state.h"
 
-static PyObject *
-make_errno(int error, const char *format, va_list args)
+PyObject *
+errors_make_errno(int error, const char *format, ...)
 {
+    va_list args;
+    va_start(args, format);
     PyObject *what = PyUnicode_FromFormatV(format, args);
+    va_end(args);
     if (what == NULL) {
         return NULL;
     }
@@ -26,51 +29,16 @@ make_errno(int error, const char *format, va_list args)
         return NULL;
     }
     /* OSError's constructor picks the subclass (ConnectionResetError ...). */
-    PyObject *exc = PyObject_CallFunction(PyExc_OSError, "iN", error, text);
-    return exc;
+    return PyObject_CallFunction(PyExc_OSError, "iN", error, text);
 }
 
-PyObject *
-errors_make_errno(int error, const char *format, ...)
+int
+errors_raise(PyObject *exc)
 {
-    va_list args;
-    va_start(args, format);
-    PyObject *exc = make_errno(error, format, args);
-    va_end(args);
-    return exc;
-}
-
-static void
-raise_errno(int error, const char *format, va_list args)
-{
-    PyObject *exc = make_errno(error, format, args);
     if (exc != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
         Py_DECREF(exc);
     }
-}
-
-int
-errors_from_errno(int error, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    raise_errno(error, format, args);
-    va_end(args);
-    return -1;
-}
-
-int
-errors_from_core(int rc, const char *format, ...)
-{
-    if (rc == -ENOMEM) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    va_list args;
-    va_start(args, format);
-    raise_errno(rc, format, args);
-    va_end(args);
     return -1;
 }
 

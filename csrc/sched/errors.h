@@ -5,22 +5,30 @@
 
 #include <Python.h>
 
+#include <errno.h>
+
 #include "state.h"
 
-/* Raises the OSError subclass of `error` (positive or negative errno), with
- * "<what>: <strerror>" as its text; `what` names the operation and the value.
- * Returns -1. */
-int errors_from_errno(int error, const char *format, ...);
+/* Builds the OSError subclass of `error` (positive or negative errno), with
+ * "<what>: <strerror>" as its text; `what`, a printf of the format, names the
+ * operation and the value.  New reference, or NULL with another exception. */
+PyObject *errors_make_errno(int error, const char *format, ...);
+/* Raises `exc` (stolen), unless it is NULL because another was raised
+ * already.  Returns -1. */
+int errors_raise(PyObject *exc);
+/* errors_from_errno(error, format, ...) builds and raises it.  -1. */
+#define errors_from_errno(error, ...) \
+    errors_raise(errors_make_errno((error), __VA_ARGS__))
 /* The same for what a function of core returned: there -ENOMEM is mostly the
  * allocator's word, not the kernel's, and becomes MemoryError. */
-int errors_from_core(int rc, const char *format, ...);
+#define errors_from_core(rc, ...) \
+    errors_raise((rc) == -ENOMEM ? PyErr_NoMemory() \
+                                 : errors_make_errno((rc), __VA_ARGS__))
 /* errors_from_errno for functions that return objects: NULL. */
 #define errors_null(error, ...) \
     (errors_from_errno((error), __VA_ARGS__), (PyObject *)NULL)
 /* Raises it with the bare text of the system, as asyncio's own are.  -1. */
 int errors_from_bare_errno(int error);
-/* Builds the exception instead of raising it.  New reference or NULL. */
-PyObject *errors_make_errno(int error, const char *format, ...);
 
 /* Sets StopIteration(value).  Borrows value. */
 void errors_stop_iteration(PyObject *value);

@@ -113,7 +113,7 @@ tell_late(SelectorObject *self)
 static int
 store_key(SelectorObject *self, int fd, PyObject *key)
 {
-    if (PyDict_SetItem(self->keys, selectormap_key_fd(key), key) < 0) {
+    if (PyDict_SetItem(self->keys, selectormap_get(key, KEY_FD), key) < 0) {
         return -1;
     }
     self->slots[fd].key = key;
@@ -156,7 +156,7 @@ take_key(SelectorObject *self, int fd)
     PyObject *key = Py_NewRef(self->slots[fd].key);
     self->slots[fd].key = NULL;
     self->slots[fd].wanted = 0;
-    if (PyDict_DelItem(self->keys, selectormap_key_fd(key)) < 0) {
+    if (PyDict_DelItem(self->keys, selectormap_get(key, KEY_FD)) < 0) {
         PyErr_Clear(); /* somebody found the dict and emptied it */
     }
     return key;

@@ -182,13 +182,14 @@ Selector_modify(SelectorObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (slot == NULL) {
         return NULL;
     }
-    if (wanted == slot->wanted && data == selectormap_key_data(slot->key)) {
+    if (wanted == slot->wanted && data == selectormap_get(slot->key, KEY_DATA))
+    {
         return Py_NewRef(slot->key);
     }
     PyObject *old = Py_NewRef(slot->key);
     PyObject *key
-        = selectormap_make_key(self->state, selectormap_key_fileobj(old), fd,
-                               bound[1], data); /* call-out */
+        = selectormap_make_key(self->state, selectormap_get(old, KEY_FILEOBJ),
+                               fd, bound[1], data); /* call-out */
     if (key != NULL && selector_find(self, fd) == NULL) {
         selectormap_not_registered(bound[0]);
         Py_CLEAR(key);

@@ -144,7 +144,7 @@ selectormap_find_fd(struct module_state *state, PyObject *keys,
     Py_ssize_t at = 0;
     PyObject *number, *key;
     while (PyDict_Next(keys, &at, &number, &key)) {
-        if (selectormap_key_fileobj(key) == fileobj) {
+        if (selectormap_get(key, KEY_FILEOBJ) == fileobj) {
             PyErr_Clear();
             *fd = (int)PyLong_AsLong(number);
             return 0;

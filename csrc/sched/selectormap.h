@@ -10,29 +10,14 @@
 /* A selectors.SelectorKey(fileobj, fd, events, data).  New reference. */
 PyObject *selectormap_make_key(struct module_state *state, PyObject *fileobj,
                                int fd, PyObject *events, PyObject *data);
-/* The fields of a key that was made here.  Borrowed. */
-static inline PyObject *
-selectormap_key_fileobj(PyObject *key)
-{
-    return PyTuple_GET_ITEM(key, 0);
-}
+/* The fields of a key that was made here. */
+enum selectormap_field { KEY_FILEOBJ, KEY_FD, KEY_EVENTS, KEY_DATA };
 
+/* Borrowed. */
 static inline PyObject *
-selectormap_key_fd(PyObject *key)
+selectormap_get(PyObject *key, enum selectormap_field field)
 {
-    return PyTuple_GET_ITEM(key, 1);
-}
-
-static inline PyObject *
-selectormap_key_events(PyObject *key)
-{
-    return PyTuple_GET_ITEM(key, 2);
-}
-
-static inline PyObject *
-selectormap_key_data(PyObject *key)
-{
-    return PyTuple_GET_ITEM(key, 3);
+    return PyTuple_GET_ITEM(key, field);
 }
 
 /* The descriptor that `fileobj` stands for: a number, what its fileno() says,
