@@ -22,8 +22,9 @@ stream_protocol_feeds_reader(struct module_state *state, PyObject *protocol)
     return Py_IS_TYPE(protocol, (PyTypeObject *)state->StreamReaderProtocol);
 }
 
-/* Whether obj.name is `function`, bound to it: neither the class nor the object
- * has got another one, nor that of another object.  -1 with an exception. */
+/* Whether obj.name is `function`, bound to obj: neither the class nor the
+ * object has got another one, or that of another object.  -1 with an
+ * exception. */
 static int
 has_method(PyObject *obj, PyObject *name, PyObject *function)
 {
