@@ -150,18 +150,27 @@ pause_accepting(ListenerObject *self, int error)
     return 0;
 }
 
-/* The listening socket itself is gone or broken, and would be for ever. */
+/* The listening socket itself is gone or broken, and would be for ever: takes
+ * and reports the current exception. */
 static int
-fail(ListenerObject *self, int error)
+fail(ListenerObject *self)
 {
     LoopObject *loop = self->loop;
     PyObject *server = Py_XNewRef(self->server);
+    PyObject *exc = exception_take();
     listener_stop((PyObject *)self);
-    stream_set_oserror(error);
+    exception_put(exc);
     int rc = loop_report(loop, "Exception in callback accept()",
                          loop->state->str_socket, self->sock);
     Py_XDECREF(server);
     return rc;
+}
+
+static int
+fail_with(ListenerObject *self, int error)
+{
+    stream_set_oserror(error);
+    return fail(self);
 }
 
 /* Reports that there will be no transport for a connection. */
@@ -261,7 +270,7 @@ accept_one(ListenerObject *self)
             return 1;
         }
         return is_lack_of_resources(error) ? pause_accepting(self, error)
-                                           : fail(self, error);
+                                           : fail_with(self, error);
     }
     int rc = self->is_tls || self->loop->debug
                  ? connect_slow(self, fd, from, from_length)
@@ -280,12 +289,19 @@ accept_batch(ListenerObject *self)
         /* A user may have closed it: its number may be another's by now. */
         if (sockfd_get(self->loop->state, self->sock, "accept") != self->fd) {
             PyErr_Clear();
-            return fail(self, EBADF);
+            return fail_with(self, EBADF);
         }
         rc = accept_one(self); /* call-out */
         n += rc > 0;
     }
     batch_note(&self->batch, n);
+    if (rc >= 0 && self->serving && self->retry == NULL
+        && loop_watch_again(self->loop, self->fd, self->sock, PL_SIDE_READ,
+                            (PyObject *)self)
+               != 0)
+    {
+        return fail(self); /* the poller has refused it, twice */
+    }
     return rc < 0 ? -1 : 0;
 }
 

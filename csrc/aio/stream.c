@@ -91,6 +91,21 @@ log_if_slow(StreamObject *self, LoopObject *loop, const char *method,
     return res == NULL ? -1 : 0;
 }
 
+/* The poller has refused the end, and the system call that it was called for
+ * tells of nothing: a transport that nobody watches would wait for ever. */
+static int
+watch_again(StreamObject *self, LoopObject *loop, int side)
+{
+    PyObject *end = (PyObject *)self->ends[side];
+    if (loop_watch_again(loop, self->fd, stream_owner(self), side, end) == 0) {
+        return 0;
+    }
+    stream_unwatch(self, side);
+    return stream_fatal(self, side == PL_SIDE_READ
+                                  ? "Fatal error: cannot wait to read"
+                                  : "Fatal error: cannot wait to write");
+}
+
 static int
 end_run(struct runnable *runnable, LoopObject *loop)
 {
@@ -102,6 +117,7 @@ end_run(struct runnable *runnable, LoopObject *loop)
         return 0; /* no longer watched when its turn came */
     }
     bool is_reader = end == self->ends[PL_SIDE_READ];
+    int side = is_reader ? PL_SIDE_READ : PL_SIDE_WRITE;
     int64_t started_ns = PL_UNLIKELY(loop->debug) ? clock_monotonic_ns() : 0;
     Py_INCREF(self);
     PyObject *context = Py_NewRef(self->context);
@@ -109,6 +125,12 @@ end_run(struct runnable *runnable, LoopObject *loop)
     if (rc == 0) {
         rc = is_reader ? self->kind->read_ready(self)
                        : self->kind->write_ready(self);
+        if (PL_UNLIKELY(rc == 0 && end->stream != NULL
+                        && loop_watcher(loop, self->fd, side, NULL)
+                               != (PyObject *)end))
+        {
+            rc = watch_again(self, loop, side);
+        }
         if (PyContext_Exit(context) < 0) {
             rc = -1;
         }

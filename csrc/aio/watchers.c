@@ -121,33 +121,6 @@ judge_fd(int fd)
                : FD_MAY_BE_REFUSED;
 }
 
-/* 0, or -1 with an exception and the Handle taken off. */
-static int
-ask_poller(LoopObject *self, int fd, int side, HandleObject *handle)
-{
-    if (self->in_selector) {
-        return 0;
-    }
-    if (self->reactor == NULL) {
-        return loop_check_usable(self); /* what was dropped has closed it */
-    }
-    struct watch *watch = fdtable_get(&self->reactor->fds, fd);
-    int rc = reactor_try(self->reactor, watch); /* call-out */
-    if (rc == 0) {
-        return 0;
-    }
-    if (loop_watcher(self, fd, side, NULL) == (PyObject *)handle) {
-        Py_DECREF(loop_unwatch(self, fd, side));
-    }
-    if (self->selector_error != NULL) {
-        PyObject *exc = self->selector_error;
-        self->selector_error = NULL;
-        exception_put(exc);
-        return -1;
-    }
-    return errors_from_bare_errno(rc);
-}
-
 static PyObject *
 add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames, int side, const char *who)
@@ -188,7 +161,7 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                      side == PL_SIDE_READ ? "read from" : "write to", fd);
     }
     if (rc == 0 && verdict == FD_MAY_BE_REFUSED) {
-        rc = ask_poller(self, fd, side, handle); /* call-out */
+        rc = loop_watch_ask(self, fd, side, (PyObject *)handle); /* call-out */
     }
     if (rc != 0) {
         Py_DECREF(handle);

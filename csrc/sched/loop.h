@@ -244,6 +244,15 @@ int loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
                PyObject *waiter, bool persistent, PyObject **taken);
 /* Takes the waiter off; returns the reference, or NULL if there was none. */
 PyObject *loop_unwatch(LoopObject *loop, int fd, int side);
+/* Has the poller told at once that `waiter` watches, where it may refuse: else
+ * it is at the next flush.  0, or -1 with what it said, and the waiter is off.
+ */
+int loop_watch_ask(LoopObject *loop, int fd, int side, PyObject *waiter);
+/* Puts a persistent waiter back that was called because the poller refused it,
+ * as watch.c does; nothing happens if it still watches, or if the number means
+ * another file by now.  As loop_watch_ask. */
+int loop_watch_again(LoopObject *loop, int fd, PyObject *owner, int side,
+                     PyObject *waiter);
 /* Who waits, borrowed, or NULL; *persistent may be NULL. */
 PyObject *loop_watcher(LoopObject *loop, int fd, int side, bool *persistent);
 /* Whether loop_watch on this side would find nobody there, and nobody who

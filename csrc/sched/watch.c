@@ -161,6 +161,48 @@ loop_unwatch(LoopObject *loop, int fd, int side)
     return waiter;
 }
 
+int
+loop_watch_ask(LoopObject *loop, int fd, int side, PyObject *waiter)
+{
+    if (loop->in_selector) {
+        return 0;
+    }
+    if (loop->reactor == NULL) {
+        return loop_check_usable(loop); /* what was dropped has closed it */
+    }
+    struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
+    int rc = reactor_try(loop->reactor, watch); /* call-out */
+    if (rc == 0) {
+        return 0;
+    }
+    if (loop_watcher(loop, fd, side, NULL) == waiter) {
+        Py_DECREF(loop_unwatch(loop, fd, side));
+    }
+    if (loop->selector_error != NULL) {
+        PyObject *exc = loop->selector_error;
+        loop->selector_error = NULL;
+        exception_put(exc);
+        return -1;
+    }
+    return errors_from_bare_errno(rc);
+}
+
+int
+loop_watch_again(LoopObject *loop, int fd, PyObject *owner, int side,
+                 PyObject *waiter)
+{
+    struct watch *watch
+        = loop->reactor != NULL ? fdtable_get(&loop->reactor->fds, fd) : NULL;
+    if (watch == NULL || watch->waiter[side] != NULL
+        || (watch->owner != NULL && watch->owner != owner))
+    {
+        return 0;
+    }
+    PyObject *taken;
+    int rc = loop_watch(loop, fd, owner, side, waiter, true, &taken);
+    return rc == 0 ? loop_watch_ask(loop, fd, side, waiter) : rc;
+}
+
 PyObject *
 loop_watcher(LoopObject *loop, int fd, int side, bool *persistent)
 {
@@ -221,9 +263,25 @@ loop_forget_fd(LoopObject *loop, int fd, int error)
     Py_XDECREF(owner); /* call-out */
 }
 
-/* The poller did not take a registration (a closed descriptor, a regular
- * file): tasks that wait get the error; a reader callback is called, so that
- * it meets the error in its own system call, and is dropped. */
+/* A callback of add_reader() or add_writer() was refused for a reason that its
+ * own system call does not meet. */
+static void
+report_refused(LoopObject *loop, int fd, int error)
+{
+    errors_from_errno(error, "watching descriptor %d", fd);
+    if (loop_report(loop, "The poller refused a reader or writer callback",
+                    NULL, NULL)
+        < 0)
+    {
+        PyErr_WriteUnraisable((PyObject *)loop);
+    }
+}
+
+/* The poller did not take a registration (a closed descriptor, a regular file,
+ * or the kernel has no room for more): tasks that wait get the error; a reader
+ * callback is called, so that it meets the error in its own system call, and
+ * is dropped.  A transport and a listener, which would not, see that they are,
+ * and ask again. */
 void
 loop_watch_refused(struct watch *watch, int error, void *arg)
 {
@@ -235,7 +293,11 @@ loop_watch_refused(struct watch *watch, int error, void *arg)
         bool persistent = watch->persistent >> side & 1;
         PyObject *waiter = reactor_watch_clear(loop->reactor, watch, side);
         if (persistent) {
+            bool is_callback = Py_IS_TYPE(waiter, loop->state->HandleType);
             loop_push_promised(loop, (struct runnable *)waiter);
+            if (is_callback && error != -EBADF && loop->selector == NULL) {
+                report_refused(loop, watch->fd, error); /* call-out */
+            }
             continue;
         }
         struct waiter *one_shot = (struct waiter *)waiter;

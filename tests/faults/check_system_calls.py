@@ -716,6 +716,94 @@ def test_a_transport_that_cannot_write_is_lost(backend: str, error: int, first: 
         run_asyncio(main(), backend)
 
 
+REFUSALS = [errno.ENOMEM, errno.ENOSPC]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=NAMES.get)
+@pytest.mark.parametrize("count", [1, ALWAYS])
+@pytest.mark.parametrize("side", ["read", "write"])
+def test_a_transport_that_the_poller_refuses(side: str, count: int, error: int) -> None:
+    """It is asked once more, and then the connection is lost: it does not wait for ever."""
+    left, right = pair()
+
+    async def main() -> None:
+        if side == "read":
+            add(("epoll_ctl",), left, count=count, error=error)
+        client = await connection(left, Recorder)
+        if side == "write":
+            while not client.transport._polling[0]:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            add(("epoll_ctl",), left, count=count, error=error)
+            client.transport.write(payload(1_000_000))
+        while hits(("epoll_ctl",)) == 0:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        if count != 1:
+            exc = await client.lost
+            assert isinstance(exc, OSError)
+            assert exc.errno == error
+            return
+        right.send(b"data")
+        got = b""
+        while client.got != b"data" or (side == "write" and len(got) < 1_000_000):
+            await asyncio.sleep(0)
+            got += drain_socket(right)
+        assert got == (payload(1_000_000) if side == "write" else b"")
+        client.transport.abort()
+        await client.lost
+
+    with left, right:
+        run_asyncio(main(), "epoll")
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=NAMES.get)
+@pytest.mark.parametrize("count", [1, ALWAYS])
+def test_a_server_that_the_poller_refuses(count: int, error: int) -> None:
+    async def main() -> None:
+        reports: list[Any] = []
+        loop().set_exception_handler(lambda running, context: reports.append(context))
+        made_protocols: list[Recorder] = []
+
+        def make() -> Recorder:
+            made_protocols.append(Recorder())
+            return made_protocols[-1]
+
+        with listener() as sock:
+            add(("epoll_ctl",), sock, count=count, error=error)
+            async with await loop().create_server(make, sock=sock):
+                # Refused while nobody is there to be accepted.
+                while hits(("epoll_ctl",)) == 0:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
+                with socket.create_connection(sock.getsockname()):
+                    while not made_protocols and not reports:
+                        await asyncio.sleep(0.001)
+                for served in made_protocols:
+                    await served.lost
+        assert len(made_protocols) == (count == 1)
+        assert [report["exception"].errno for report in reports] == [error] * (count != 1)
+
+    run_asyncio(main(), "epoll")
+
+
+def test_a_callback_that_the_poller_refuses_is_reported() -> None:
+    left, right = pair()
+
+    async def main() -> None:
+        reports: list[Any] = []
+        loop().set_exception_handler(lambda running, context: reports.append(context))
+        called = asyncio.Event()
+        add(("epoll_ctl",), left, error=errno.ENOSPC)
+        loop().add_reader(left, called.set)
+        await called.wait()
+        assert [report["exception"].errno for report in reports] == [errno.ENOSPC]
+        assert not loop().remove_reader(left)
+
+    with left, right:
+        run_asyncio(main(), "epoll")
+
+
 def pass_through_transports(
     backend: str,
     pieces: list[int],
