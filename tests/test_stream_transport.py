@@ -398,6 +398,31 @@ def test_an_error_in_a_buffered_protocol(run: Run, name: str, message: str) -> N
     run(main())
 
 
+@pytest.mark.parametrize(
+    "buffer", [b"constant", memoryview(bytearray(10))[::2]], ids=["bytes", "view"]
+)
+def test_a_buffer_that_cannot_be_received_into_is_an_error(run: Run, buffer: Any) -> None:
+    async def main() -> None:
+        async with Pair() as pair:
+            buffered = Buffered(0)
+            buffered.buffer = buffer
+            pair.transport.set_protocol(buffered)
+            pair.peer.send(b"x")
+            while buffered.lost == "not yet":
+                buffered.changed.clear()
+                await buffered.changed.wait()
+            assert type(buffered.lost) is TypeError
+            assert str(buffered.lost) == (
+                "recv_into() argument 1 must be read-write bytes-like object, "
+                f"not {type(buffer).__name__}"
+            )
+            message = "Fatal read error on socket transport"
+            assert [context["message"] for context in pair.contexts] == [message]
+            pair.protocol.lost.set_result(None)
+
+    run(main())
+
+
 def test_an_empty_buffer_is_an_error(run: Run) -> None:
     async def main() -> None:
         async with Pair() as pair:

@@ -77,13 +77,8 @@ use_asyncios_words(const struct args_spec *spec, PyObject *const *bound)
             errors_from_bare_errno((int)error);
         }
     }
-    else if (PyErr_ExceptionMatches(PyExc_BufferError)) {
-        PyErr_Clear();
-        PyErr_Format(PyExc_TypeError,
-                     "%s() argument 1 must be read-write bytes-like object, "
-                     "not %.200s",
-                     spec->function + strlen("sock_"),
-                     Py_TYPE(bound[1])->tp_name);
+    else {
+        errors_want_writable(spec->function + strlen("sock_"), bound[1]);
     }
 }
 

@@ -354,6 +354,9 @@ read_into_place(StreamObject *self)
     }
     Py_buffer view;
     int rc = PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE);
+    if (PL_UNLIKELY(rc < 0)) {
+        errors_want_writable("recv_into", buffer);
+    }
     Py_DECREF(buffer);
     if (rc < 0) {
         return stream_fatal(self, read_error);

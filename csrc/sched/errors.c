@@ -107,6 +107,18 @@ errors_ends_loop(void)
            || PyErr_ExceptionMatches(PyExc_SystemExit);
 }
 
+void
+errors_want_writable(const char *function, PyObject *argument)
+{
+    if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError,
+                     "%s() argument 1 must be read-write bytes-like object, "
+                     "not %.200s",
+                     function, Py_TYPE(argument)->tp_name);
+    }
+}
+
 int
 errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
 {

@@ -43,6 +43,10 @@ void errors_empty_stop_iteration(struct module_state *state);
  * SystemExit. */
 int errors_ends_loop(void);
 
+/* Turns a BufferError into the TypeError of socket.socket's method `function`
+ * for a first argument that cannot be received into. */
+void errors_want_writable(const char *function, PyObject *argument);
+
 /* Seconds given by a user -> nanoseconds.  Rejects what is not a real number,
  * NaN and negative values, naming `who` and the value; infinity and what does
  * not fit become PL_FOREVER.  Rounds up: a wait is never shorter than asked.
