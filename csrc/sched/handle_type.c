@@ -240,7 +240,34 @@ Handle_get_class(HandleObject *self, void *Py_UNUSED(closure))
                          : state->AsyncioHandle);
 }
 
-static PyMethodDef Handle_methods[] = {
+PyDoc_STRVAR(TimerHandle_when_doc,
+             "when($self, /)\n--\n\n"
+             "Return the loop time, in seconds, at which the callback is "
+             "due.");
+
+static PyObject *
+TimerHandle_when(TimerHandleObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble(self->when);
+}
+
+static PyObject *
+TimerHandle_get_when(TimerHandleObject *self, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble(self->when);
+}
+
+static PyObject *
+TimerHandle_get_scheduled(TimerHandleObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(loop_timer_is_active(&self->timer));
+}
+
+/* Both types have one table: what only a TimerHandle has comes first, and a
+ * Handle begins after that. */
+#define PL_TIMER_METHODS 1
+static PyMethodDef TimerHandle_methods[] = {
+    {"when", (PyCFunction)TimerHandle_when, METH_NOARGS, TimerHandle_when_doc},
     {"cancel", (PyCFunction)Handle_cancel, METH_NOARGS, Handle_cancel_doc},
     {"cancelled", (PyCFunction)Handle_cancelled, METH_NOARGS,
      Handle_cancelled_doc},
@@ -251,7 +278,10 @@ static PyMethodDef Handle_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef Handle_getset[] = {
+#define PL_TIMER_GETSET 2
+static PyGetSetDef TimerHandle_getset[] = {
+    {"_when", (getter)TimerHandle_get_when, NULL, NULL, NULL},
+    {"_scheduled", (getter)TimerHandle_get_scheduled, NULL, NULL, NULL},
     {"_callback", (getter)Handle_get_callback, NULL, NULL, NULL},
     {"_args", (getter)Handle_get_args, NULL, NULL, NULL},
     {"__class__", (getter)Handle_get_class, NULL, NULL, NULL},
@@ -280,9 +310,9 @@ static PyType_Slot Handle_slots[] = {
     {Py_tp_traverse, Handle_tp_traverse},
     {Py_tp_clear, Handle_tp_clear},
     {Py_tp_repr, Handle_tp_repr},
-    {Py_tp_methods, Handle_methods},
+    {Py_tp_methods, TimerHandle_methods + PL_TIMER_METHODS},
     {Py_tp_members, Handle_members},
-    {Py_tp_getset, Handle_getset},
+    {Py_tp_getset, TimerHandle_getset + PL_TIMER_GETSET},
     {0, NULL},
 };
 
@@ -293,29 +323,6 @@ static PyType_Spec Handle_spec = {
              | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Handle_slots,
 };
-
-PyDoc_STRVAR(TimerHandle_when_doc,
-             "when($self, /)\n--\n\n"
-             "Return the loop time, in seconds, at which the callback is "
-             "due.");
-
-static PyObject *
-TimerHandle_when(TimerHandleObject *self, PyObject *Py_UNUSED(ignored))
-{
-    return PyFloat_FromDouble(self->when);
-}
-
-static PyObject *
-TimerHandle_get_when(TimerHandleObject *self, void *Py_UNUSED(closure))
-{
-    return PyFloat_FromDouble(self->when);
-}
-
-static PyObject *
-TimerHandle_get_scheduled(TimerHandleObject *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(loop_timer_is_active(&self->timer));
-}
 
 static int
 is_same_call(HandleObject *one, HandleObject *two)
@@ -372,27 +379,6 @@ TimerHandle_tp_hash(TimerHandleObject *self)
     Py_DECREF(when);
     return hash;
 }
-
-static PyMethodDef TimerHandle_methods[] = {
-    {"cancel", (PyCFunction)Handle_cancel, METH_NOARGS, Handle_cancel_doc},
-    {"cancelled", (PyCFunction)Handle_cancelled, METH_NOARGS,
-     Handle_cancelled_doc},
-    {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS,
-     Handle_get_context_doc},
-    {"_run", (PyCFunction)Handle__run, METH_NOARGS, Handle_run_doc},
-    {"__reduce_ex__", (PyCFunction)Handle_reduce, METH_O, Handle_reduce_doc},
-    {"when", (PyCFunction)TimerHandle_when, METH_NOARGS, TimerHandle_when_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef TimerHandle_getset[] = {
-    {"_callback", (getter)Handle_get_callback, NULL, NULL, NULL},
-    {"_args", (getter)Handle_get_args, NULL, NULL, NULL},
-    {"__class__", (getter)Handle_get_class, NULL, NULL, NULL},
-    {"_when", (getter)TimerHandle_get_when, NULL, NULL, NULL},
-    {"_scheduled", (getter)TimerHandle_get_scheduled, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
 
 PyDoc_STRVAR(TimerHandle_doc,
              "What call_later() and call_at() return.\n\n"
