@@ -87,11 +87,6 @@ Loop__init_core(LoopObject *self, PyObject *backend)
         if (name == NULL) {
             return NULL;
         }
-        if (name[0] == '\0') {
-            PyErr_SetString(PyExc_ValueError,
-                            "backend must be 'epoll' or 'poll', got ''");
-            return NULL;
-        }
     }
     if (self->initialised) {
         PyErr_SetString(PyExc_RuntimeError,

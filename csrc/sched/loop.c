@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "backend.h"
 #include "compat.h"
 #include "errors.h"
 
@@ -502,19 +503,8 @@ start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
 int
 loop_init(LoopObject *loop, const char *backend)
 {
-    const struct poller_ops *ops;
-    int rc = poller_find(backend, &ops);
-    if (rc == -EINVAL) {
-        PyErr_Format(PyExc_ValueError,
-                     "backend must be 'epoll' or 'poll', got '%s'",
-                     backend != NULL ? backend : getenv("PYLOOP_BACKEND"));
-        return -1;
-    }
-    if (rc < 0) {
-        return errors_from_errno(rc, "backend %s is not available here",
-                                 backend != NULL ? backend : "(default)");
-    }
-    return start(loop, ops, NULL);
+    const struct poller_ops *ops = backend_find(backend);
+    return ops != NULL ? start(loop, ops, NULL) : -1;
 }
 
 int

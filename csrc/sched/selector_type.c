@@ -3,10 +3,10 @@
 
 #include "selector.h"
 
-#include <errno.h>
 #include <math.h>
 
 #include "args.h"
+#include "backend.h"
 #include "compat.h"
 #include "core/clock.h"
 #include "errors.h"
@@ -435,26 +435,6 @@ Selector_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return (PyObject *)self;
 }
 
-/* The backend called `name` (NULL: the default), or NULL with an exception. */
-static const struct poller_ops *
-find_backend(const char *name)
-{
-    const struct poller_ops *ops;
-    int rc = poller_find(name, &ops);
-    if (rc == -EINVAL) {
-        PyErr_Format(PyExc_ValueError,
-                     "backend must be 'epoll' or 'poll', got '%s'",
-                     name != NULL ? name : getenv("PYLOOP_BACKEND"));
-        return NULL;
-    }
-    if (rc < 0) {
-        errors_from_errno(rc, "backend %s is not available here",
-                          name != NULL ? name : "(default)");
-        return NULL;
-    }
-    return ops;
-}
-
 static int
 Selector_tp_init(SelectorObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -470,12 +450,7 @@ Selector_tp_init(SelectorObject *self, PyObject *args, PyObject *kwargs)
                         "the selector is initialised already");
         return -1;
     }
-    if (backend != NULL && backend[0] == '\0') {
-        PyErr_SetString(PyExc_ValueError,
-                        "backend must be 'epoll' or 'poll', got ''");
-        return -1;
-    }
-    self->ops = find_backend(backend);
+    self->ops = backend_find(backend);
     if (self->ops == NULL) {
         return -1;
     }
