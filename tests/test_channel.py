@@ -501,6 +501,22 @@ def test_a_value_handed_over_in_the_turn_of_the_cancellation_is_not_lost(kind: s
     pyloop.run(root())
 
 
+def test_an_operation_that_waits_or_has_ended_cannot_become_another_task() -> None:
+    async def root() -> None:
+        chan = pyloop.Channel()
+        operation = chan.recv()
+        task = await pyloop.spawn(operation)
+        await settle()
+        with pytest.raises(RuntimeError, match="is being awaited already"):
+            pyloop.spawn(operation)
+        chan.send_nowait("value")
+        assert await task == "value"
+        with pytest.raises(RuntimeError, match="has already ended"):
+            pyloop.spawn(operation)
+
+    pyloop.run(root())
+
+
 async def receive_by_event(chan: pyloop.Channel) -> Any:
     @types.coroutine
     def event() -> Generator[Any, Any, Any]:

@@ -11,7 +11,6 @@
 
 /* Tasks that are kept for reuse, at about 300 bytes each. */
 #define PL_MAX_FREE_TASKS 128
-#include "handle.h"
 
 /* --- making --- */
 
@@ -77,7 +76,12 @@ task_check_coroutine(struct module_state *state, PyObject *coro,
         return 0;
     }
     const char *what = "has already ended";
-    if (!op_check(state, coro)) {
+    if (op_check(state, coro)) {
+        if (((OpObject *)coro)->status != OP_DONE) {
+            what = "is being awaited already";
+        }
+    }
+    else {
         if (flag_is_set(coro, state->str_cr_running, state->str_gi_running)) {
             what = "is running already";
         }
