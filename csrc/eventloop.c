@@ -581,6 +581,9 @@ static PyMethodDef Loop_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+PyDoc_STRVAR(Loop_backend_doc,
+             "Name of the poller backend; None when closed.");
+
 static PyGetSetDef Loop_getset[] = {
     {"_thread_id", (getter)Loop_get_thread_id, (setter)Loop_set_thread_id,
      NULL, NULL},
@@ -591,10 +594,9 @@ static PyGetSetDef Loop_getset[] = {
      NULL},
     {"_task_factory", (getter)Loop_get_task_factory,
      (setter)Loop_set_task_factory, NULL, NULL},
-    {"backend", (getter)Loop_get_backend, NULL,
-     PyDoc_STR("Name of the poller backend; None when closed."), NULL},
-     {NULL, NULL, NULL, NULL, NULL},
-    };
+    {"backend", (getter)Loop_get_backend, NULL, Loop_backend_doc, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 PyDoc_STRVAR(Loop_doc, "The C half of pyloop.EventLoop.");
 

@@ -16,7 +16,8 @@ PyDoc_STRVAR(Channel_send_doc,
              "Pass a value on; wait until a receiver has taken it or, with a "
              "capacity, until there is room.\n\n"
              "Senders are served first in, first out.  A sender that is "
-             "cancelled while it waits has sent nothing.\n\n"
+             "cancelled while it waits has sent nothing; one whose value has "
+             "been taken, but that has not run since, has sent it.\n\n"
              "Returns:\n    An awaitable of None.\n\n"
              "Raises:\n"
              "    ChannelClosed: the channel was closed before the value was "
@@ -351,6 +352,10 @@ Channel_tp_dealloc(ChannelObject *self)
 
 #define CHANNEL_FASTCALL(fn) (PyCFunction)(void (*)(void))(fn)
 
+PyDoc_STRVAR(Channel_class_getitem_doc,
+             "__class_getitem__($type, item, /)\n--\n\n"
+             "Channel[T]: a channel of values of type T, for annotations.");
+
 static PyMethodDef Channel_methods[] = {
     {"send", CHANNEL_FASTCALL(Channel_send), METH_FASTCALL | METH_KEYWORDS,
      Channel_send_doc},
@@ -360,29 +365,32 @@ static PyMethodDef Channel_methods[] = {
     {"recv_nowait", Channel_recv_nowait, METH_NOARGS, Channel_recv_nowait_doc},
     {"close", Channel_close, METH_NOARGS, Channel_close_doc},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
-     PyDoc_STR("__class_getitem__($type, item, /)\n--\n\n"
-               "Channel[T]: a channel of values of type T, for "
-               "annotations.")},
-     {NULL, NULL, 0, NULL},
-    };
+     Channel_class_getitem_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(Channel_capacity_doc,
+             "How many values are held without a receiver; 0: none.");
+PyDoc_STRVAR(Channel_closed_doc, "True after close().");
+PyDoc_STRVAR(Channel_sender_doc,
+             "The coroutine of the oldest waiting sender, or None.");
+PyDoc_STRVAR(Channel_receiver_doc,
+             "The coroutine of the oldest waiting receiver, or None.");
+PyDoc_STRVAR(Channel_value_doc,
+             "The value at the head, or None; what a ChanSend trap sends and "
+             "a ChanRecv trap has taken.");
 
 static PyGetSetDef Channel_getset[] = {
-    {"capacity", (getter)Channel_get_capacity, NULL,
-     PyDoc_STR("How many values are held without a receiver; 0: none."), NULL},
-     {"closed", (getter)Channel_get_closed, NULL,
-      PyDoc_STR("True after close()."), NULL},
-      {"_sender", (getter)Channel_get_sender, NULL,
-       PyDoc_STR("The coroutine of the oldest waiting sender, or None."),
-                 NULL},
-       {"_receiver", (getter)Channel_get_receiver, NULL,
-        PyDoc_STR("The coroutine of the oldest waiting receiver, or None."),
-                  NULL},
-        {"_value", (getter)Channel_get_value, (setter)Channel_set_value,
-         PyDoc_STR("The value at the head, or None; what a ChanSend trap "
-               "sends and a ChanRecv trap has taken."),
-                   NULL},
-         {NULL, NULL, NULL, NULL, NULL},
-       };
+    {"capacity", (getter)Channel_get_capacity, NULL, Channel_capacity_doc,
+     NULL},
+    {"closed", (getter)Channel_get_closed, NULL, Channel_closed_doc, NULL},
+    {"_sender", (getter)Channel_get_sender, NULL, Channel_sender_doc, NULL},
+    {"_receiver", (getter)Channel_get_receiver, NULL, Channel_receiver_doc,
+     NULL},
+    {"_value", (getter)Channel_get_value, (setter)Channel_set_value,
+     Channel_value_doc, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyMemberDef Channel_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(ChannelObject, weakrefs),

@@ -524,14 +524,16 @@ static PyMethodDef Selector_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+PyDoc_STRVAR(Selector_backend_doc,
+             "Name of the poller backend; None when closed.");
+
 static PyGetSetDef Selector_getset[] = {
     {"fileno", (getter)Selector_get_fileno, NULL, Selector_fileno_doc, NULL},
-    {"backend", (getter)Selector_get_backend, NULL,
-     PyDoc_STR("Name of the poller backend; None when closed."), NULL},
-     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL,
-      NULL},
-     {NULL, NULL, NULL, NULL, NULL},
-    };
+    {"backend", (getter)Selector_get_backend, NULL, Selector_backend_doc,
+     NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyMemberDef Selector_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(SelectorObject, weakrefs),

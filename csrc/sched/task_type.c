@@ -558,6 +558,10 @@ Task_set_log_destroy(TaskObject *task, PyObject *value,
     return 0;
 }
 
+PyDoc_STRVAR(Task_class_getitem_doc,
+             "__class_getitem__($type, item, /)\n--\n\n"
+             "Task[T]: a task whose result is a T, for annotations.");
+
 #define TASK_FASTCALL(fn) (PyCFunction)(void (*)(void))(fn)
 
 static PyMethodDef Task_methods[] = {
@@ -589,10 +593,9 @@ static PyMethodDef Task_methods[] = {
     {"_make_cancelled_error", (PyCFunction)Task__make_cancelled_error,
      METH_NOARGS, Task_make_cancelled_doc},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,
-     PyDoc_STR("__class_getitem__($type, item, /)\n--\n\n"
-               "Task[T]: a task whose result is a T, for annotations.")},
-     {NULL, NULL, 0, NULL},
-    };
+     Task_class_getitem_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyGetSetDef Task_getset[] = {
     {"_asyncio_future_blocking", (getter)Task_get_blocking,
