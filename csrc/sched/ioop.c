@@ -49,8 +49,6 @@ ioop_fail(OpObject *op, Py_ssize_t rc)
     return OP_ATTEMPT_ERROR;
 }
 
-/* Re-reads the descriptor: the socket may have been closed while we waited,
- * and its number may be somebody else's by now.  0, or -1 with OSError. */
 int
 ioop_refresh_fd(OpObject *op)
 {
@@ -86,7 +84,6 @@ ioop_traverse_view(OpObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-/* An int member of _socket.socket, past the properties of its subclass. */
 /* --- making ops --- */
 
 OpObject *
@@ -103,8 +100,7 @@ ioop_new(struct module_state *state, const struct op_kind *kind,
     return op;
 }
 
-/* An op that was made but will not be handed out must not warn.  The current
- * exception stays. */
+/* The current exception stays. */
 PyObject *
 ioop_discard(OpObject *op)
 {
@@ -117,8 +113,6 @@ ioop_discard(OpObject *op)
     return NULL;
 }
 
-/* Points op->u.io at the bytes of `data`: a bytes object is only held, any
- * other buffer is exported for the length of the operation. */
 int
 ioop_take_buffer(OpObject *op, PyObject *data, int flags)
 {
@@ -159,8 +153,6 @@ ioop_new_buffer(PyObject *module, const struct args_spec *spec,
     return (PyObject *)op;
 }
 
-/* The sockaddr of `address` for `sock`, as bytes; Py_None when a name must be
- * looked up first; NULL with an exception. */
 PyObject *
 ioop_pack_address(struct module_state *state, PyObject *sock,
                   PyObject *address, const char *who)
@@ -181,8 +173,6 @@ ioop_pack_address(struct module_state *state, PyObject *sock,
     return PyBytes_FromStringAndSize((const char *)&to, (Py_ssize_t)length);
 }
 
-/* What needs a name look-up is done by a coroutine in pyloop._resolve, off the
- * loop's thread. */
 PyObject *
 ioop_by_name(PyObject **slot, const char *name, PyObject *const *args,
              size_t n)
