@@ -461,6 +461,25 @@ def test_wait_on_a_pipe(wrap: Any, pipe: list[int], backend: str) -> None:
     pyloop.run(root(), backend=backend)
 
 
+def test_an_error_after_one_of_asyncios_calls_names_the_operation(backend: str) -> None:
+    """Operations are used again, and those of loop.sock_recv() speak as asyncio does."""
+
+    async def root(left: socket.socket, right: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        right.send(b"x" * 10)
+        for _ in range(10):
+            assert await loop.sock_recv(left, 1) == b"x"
+        right.close()
+        for _ in range(10):
+            with pytest.raises(BrokenPipeError, match=r"send\(\) on descriptor \d+: Broken pipe"):
+                await pyloop.send(left, b"x")
+            with pytest.raises(BrokenPipeError, match=r"^\[Errno 32\] Broken pipe$"):
+                await loop.sock_sendall(left, b"x")
+
+    with pair() as (left, right):
+        pyloop.run(root(left, right), backend=backend)
+
+
 def polled() -> set[int]:
     """The descriptors that epoll instances of this process know."""
     found = set()

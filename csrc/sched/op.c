@@ -42,6 +42,7 @@ op_new(struct module_state *state, const struct op_kind *kind)
     op->cancelled = 0;
     op->side = 0;
     op->phase = 0;
+    op->of_asyncio = 0;
     op->fd = -1;
     op->u.io.data = NULL;
     op->u.io.length = 0;
