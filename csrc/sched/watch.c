@@ -33,14 +33,22 @@ hand_over(LoopObject *loop, PyObject *waiter, bool persistent, int error)
     Py_DECREF(waiter); /* call-out */
 }
 
-/* A socket stands for one file as long as it has a number.  What merely has a
- * fileno() may answer for another file tomorrow, under the same number. */
 static inline bool
 is_socket(LoopObject *loop, PyObject *owner)
 {
     struct module_state *state = loop->state;
     return Py_IS_TYPE(owner, (PyTypeObject *)state->SocketType)
            || PyObject_TypeCheck(owner, (PyTypeObject *)state->RawSocketType);
+}
+
+/* A socket stands for one file as long as it has a number, and so does the end
+ * of a transport.  What merely has a fileno() may answer for another file
+ * tomorrow, under the same number. */
+static inline bool
+stands_for_one_file(LoopObject *loop, PyObject *owner)
+{
+    return is_socket(loop, owner)
+           || Py_IS_TYPE(owner, loop->state->StreamEndType);
 }
 
 /* Two objects may stand for one file, as a socket and what its makefile() made
@@ -97,7 +105,7 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
             Py_INCREF(owner);
         }
     }
-    else if (watch->wanted == 0 && !is_socket(loop, owner)) {
+    else if (watch->wanted == 0 && !stands_for_one_file(loop, owner)) {
         reactor_doubt(reactor, watch);
     }
     int result = 0;
