@@ -724,7 +724,7 @@ REFUSALS = [errno.ENOMEM, errno.ENOSPC]
 @pytest.mark.parametrize("side", ["read", "write"])
 def test_a_transport_that_the_poller_refuses(side: str, count: int, error: int) -> None:
     """It is asked once more, and then the connection is lost: it does not wait for ever."""
-    left, right = pair()
+    left, right = socketpair()
 
     async def main() -> None:
         if side == "read":
@@ -788,7 +788,7 @@ def test_a_server_that_the_poller_refuses(count: int, error: int) -> None:
 
 
 def test_a_callback_that_the_poller_refuses_is_reported() -> None:
-    left, right = pair()
+    left, right = socketpair()
 
     async def main() -> None:
         reports: list[Any] = []
