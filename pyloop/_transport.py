@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import warnings
 from asyncio import constants, trsock
 from asyncio.log import logger
 from typing import Any
 
 from pyloop import _core
-
-# 3.13's servers know their transports.
-_SERVER_KNOWS = sys.version_info >= (3, 13)
 
 
 class _Transport(_core.StreamCore):
@@ -94,18 +90,10 @@ class _Transport(_core.StreamCore):
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if self._is_open:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            server = self._server
             sock = self._sock
             assert sock is not None
             sock.close()
-            if server is not None:
-                self._detach_from(server)
-
-    def _detach_from(self, server: Any) -> None:
-        if _SERVER_KNOWS:
-            server._detach(self)
-        else:
-            server._detach()
+            self._leave_server()
 
 
 class StreamTransport(_Transport):

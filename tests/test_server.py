@@ -549,6 +549,32 @@ def test_closed_in_the_factory_in_debug_mode(kind: str) -> None:
     runner(kind, debug=True)(main())
 
 
+def test_a_socket_that_fails_to_close_does_not_keep_the_server(
+    run_ours: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(sock: socket.socket) -> None:
+        close(sock)
+        raise OSError(errno.EIO, "on purpose")
+
+    close = socket.socket.close
+
+    async def main() -> None:
+        async with serving() as (server, made):
+            reports = Reports()
+            with connect(server):
+                await until(lambda: made)
+                made[0].transport.get_extra_info("socket")
+                monkeypatch.setattr(socket.socket, "close", fail)
+                made[0].transport.abort()
+                await until(lambda: reports.contexts)
+                monkeypatch.undo()
+            assert [context["exception"].errno for context in reports.contexts] == [errno.EIO]
+            server.close()
+            await server.wait_closed()
+
+    run_ours(main())
+
+
 def test_closed_between_the_event_and_its_turn(run: Run) -> None:
     async def main() -> None:
         async with serving() as (server, made):

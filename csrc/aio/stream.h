@@ -185,10 +185,10 @@ PyObject *stream_call_soon(StreamObject *self, PyObject *callback,
 int stream_call_own_soon(StreamObject *self, const char *method,
                          PyObject *arg);
 
-/* Tells an asyncio.Server that it has us, or has us no more.  -1 with an
- * exception. */
-int stream_attach(StreamObject *self, PyObject *server);
-int stream_detach(StreamObject *self, PyObject *server);
+/* Tells an asyncio.Server that it has us, and that it has us no more: then
+ * wait_closed() does not wait for us.  -1 with an exception. */
+int stream_join_server(StreamObject *self, PyObject *server);
+int stream_leave_server(StreamObject *self);
 
 /* Schedules connection_lost(exc).  -1 with an exception. */
 int stream_schedule_lost(StreamObject *self, PyObject *exc);
@@ -197,6 +197,7 @@ PyObject *Stream_close(StreamObject *self, PyObject *arg);
 PyObject *Stream__force_close(StreamObject *self, PyObject *arg);
 PyObject *Stream_abort(StreamObject *self, PyObject *arg);
 PyObject *Stream__call_connection_lost(StreamObject *self, PyObject *arg);
+PyObject *Stream__leave_server(StreamObject *self, PyObject *arg);
 PyObject *Stream_is_closing(StreamObject *self, PyObject *arg);
 PyObject *Stream_is_reading(StreamObject *self, PyObject *arg);
 PyObject *Stream_pause_reading(StreamObject *self, PyObject *arg);
@@ -211,6 +212,7 @@ extern const char Stream_close_doc[];
 extern const char Stream_force_close_doc[];
 extern const char Stream_abort_doc[];
 extern const char Stream_call_connection_lost_doc[];
+extern const char Stream_leave_server_doc[];
 extern const char Stream_is_closing_doc[];
 extern const char Stream_is_reading_doc[];
 extern const char Stream_pause_reading_doc[];

@@ -62,17 +62,41 @@ tell_server(StreamObject *self, PyObject *server, PyObject *method)
 }
 
 int
-stream_attach(StreamObject *self, PyObject *server)
+stream_join_server(StreamObject *self, PyObject *server)
 {
-    struct module_state *state = state_of((PyObject *)self);
-    return state != NULL ? tell_server(self, server, state->str__attach) : -1;
+    if (tell_server(self, server, self->loop->state->str__attach) < 0) {
+        return -1;
+    }
+    Py_XSETREF(self->server, Py_NewRef(server));
+    return 0;
 }
 
 int
-stream_detach(StreamObject *self, PyObject *server)
+stream_leave_server(StreamObject *self)
 {
+    PyObject *server = self->server;
+    self->server = NULL;
+    if (server == NULL) {
+        return 0;
+    }
     struct module_state *state = state_of((PyObject *)self);
-    return state != NULL ? tell_server(self, server, state->str__detach) : -1;
+    int rc
+        = state != NULL ? tell_server(self, server, state->str__detach) : -1;
+    Py_DECREF(server); /* call-out */
+    return rc;
+}
+
+const char Stream_leave_server_doc[]
+    = PyDoc_STR("_leave_server($self, /)\n--\n\n"
+                "Tell the server, once, that it has us no more.");
+
+PyObject *
+Stream__leave_server(StreamObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (stream_leave_server(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 /* --- closing --- */
@@ -184,20 +208,18 @@ release(StreamObject *self)
         loop_forget_fd(loop, self->fd, -EBADF);
     }
     PyObject *closed = close_socket(self);
-    PyObject *server = self->server;
-    self->server = NULL;
+    PyObject *pending = closed == NULL ? exception_take() : NULL;
+    Py_XDECREF(closed);
     self->loop = NULL;
     Py_CLEAR(self->protocol); /* call-out */
     Py_DECREF(loop);
-    if (closed == NULL) {
-        Py_XDECREF(server);
-        return -1;
-    }
-    Py_DECREF(closed);
-    int rc = 0;
-    if (server != NULL) {
-        rc = stream_detach(self, server);
-        Py_DECREF(server);
+    int rc = stream_leave_server(self);
+    if (pending != NULL) {
+        if (rc < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        exception_put(pending);
+        rc = -1;
     }
     return rc;
 }

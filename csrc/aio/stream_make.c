@@ -331,16 +331,14 @@ attach_and_begin(StreamObject *self, PyObject *waiter, PyObject *server)
     if (server == NULL) {
         return schedule_begin(self, waiter);
     }
-    if (stream_attach(self, server) < 0) {
+    if (stream_join_server(self, server) < 0) {
         return -1;
     }
-    Py_XSETREF(self->server, Py_NewRef(server));
     if (schedule_begin(self, waiter) == 0) {
         return 0;
     }
     PyObject *exc = exception_take();
-    Py_CLEAR(self->server);
-    if (stream_detach(self, server) < 0) {
+    if (stream_leave_server(self) < 0) {
         PyErr_WriteUnraisable(server);
     }
     exception_put(exc);

@@ -122,6 +122,7 @@ static PyMethodDef Stream_methods[] = {
     STREAM_NOARGS(abort, Stream_abort_doc),
     STREAM_O(_force_close, Stream_force_close_doc),
     STREAM_O(_call_connection_lost, Stream_call_connection_lost_doc),
+    STREAM_NOARGS(_leave_server, Stream_leave_server_doc),
     STREAM_NOARGS(_stop_reading, Stream_stop_reading_doc),
     STREAM_NOARGS(_read_ready, Stream_read_ready_doc),
     STREAM_NOARGS(_write_ready, Stream_write_ready_doc),
