@@ -68,7 +68,7 @@ Loop_tp_dealloc(LoopObject *self)
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(Loop_init_core_doc,
+PyDoc_STRVAR(Loop__init_core_doc,
              "_init_core($self, backend, /)\n--\n\n"
              "Make the reactor; backend is a name or None.");
 
@@ -99,7 +99,7 @@ Loop__init_core(LoopObject *self, PyObject *backend)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(Loop_init_on_selector_doc,
+PyDoc_STRVAR(Loop__init_on_selector_doc,
              "_init_on_selector($self, selector, /)\n--\n\n"
              "Make the reactor; it drives the selectors.BaseSelector.");
 
@@ -124,7 +124,7 @@ Loop__init_on_selector(LoopObject *self, PyObject *selector)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(Loop_check_may_close_doc,
+PyDoc_STRVAR(Loop__check_may_close_doc,
              "_check_may_close($self, /)\n--\n\n"
              "Raise RuntimeError if close() would be refused now.");
 
@@ -145,7 +145,7 @@ Loop__check_may_close(LoopObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(Loop_release_core_doc,
+PyDoc_STRVAR(Loop__release_core_doc,
              "_release_core($self, /)\n--\n\n"
              "Mark the loop closed and release all it holds.");
 
@@ -333,7 +333,7 @@ Loop_run_forever(LoopObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(Loop_run_tasks_doc,
+PyDoc_STRVAR(Loop__run_tasks_doc,
              "_run_tasks($self, may_wait, /)\n--\n\n"
              "Run until no native task is left.\n\n"
              "Returns:\n"
@@ -351,7 +351,7 @@ Loop__run_tasks(LoopObject *self, PyObject *may_wait)
                                      : PyUnicode_FromString(names[reason]);
 }
 
-PyDoc_STRVAR(Loop_is_stuck_doc,
+PyDoc_STRVAR(Loop__is_stuck_doc,
              "_is_stuck($self, /)\n--\n\n"
              "Return whether nothing but another thread can make a task "
              "ready.");
@@ -414,7 +414,7 @@ Loop_get_debug(LoopObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(self->debug);
 }
 
-PyDoc_STRVAR(Loop_check_closed_doc,
+PyDoc_STRVAR(Loop__check_closed_doc,
              "_check_closed($self, /)\n--\n\n"
              "Raise RuntimeError if the loop is closed.");
 
@@ -527,57 +527,58 @@ Loop_get_backend(LoopObject *self, void *Py_UNUSED(closure))
     return PyUnicode_FromString(self->reactor->ops->name);
 }
 
-#define LOOP_FASTCALL(name, doc) \
+#define LOOP_FASTCALL(name) \
     {#name, (PyCFunction)(void (*)(void))Loop_##name, \
-     METH_FASTCALL | METH_KEYWORDS, doc}
-#define LOOP_NOARGS(name, doc) \
-    {#name, (PyCFunction)Loop_##name, METH_NOARGS, doc}
-#define LOOP_O(name, doc) {#name, (PyCFunction)Loop_##name, METH_O, doc}
+     METH_FASTCALL | METH_KEYWORDS, Loop_##name##_doc}
+#define LOOP_NOARGS(name) \
+    {#name, (PyCFunction)Loop_##name, METH_NOARGS, Loop_##name##_doc}
+#define LOOP_O(name) \
+    {#name, (PyCFunction)Loop_##name, METH_O, Loop_##name##_doc}
 
 static PyMethodDef Loop_methods[] = {
-    LOOP_O(_init_core, Loop_init_core_doc),
-    LOOP_O(_init_on_selector, Loop_init_on_selector_doc),
-    LOOP_NOARGS(_check_may_close, Loop_check_may_close_doc),
-    LOOP_NOARGS(_release_core, Loop_release_core_doc),
-    LOOP_NOARGS(run_forever, Loop_run_forever_doc),
-    LOOP_O(_run_tasks, Loop_run_tasks_doc),
-    LOOP_NOARGS(_is_stuck, Loop_is_stuck_doc),
-    LOOP_NOARGS(stop, Loop_stop_doc),
-    LOOP_NOARGS(is_running, Loop_is_running_doc),
-    LOOP_NOARGS(is_closed, Loop_is_closed_doc),
-    LOOP_NOARGS(time, Loop_time_doc),
-    LOOP_NOARGS(get_debug, Loop_get_debug_doc),
-    LOOP_NOARGS(_check_closed, Loop_check_closed_doc),
-    LOOP_FASTCALL(call_soon, Loop_call_soon_doc),
-    LOOP_FASTCALL(call_soon_threadsafe, Loop_call_soon_threadsafe_doc),
-    LOOP_FASTCALL(call_later, Loop_call_later_doc),
-    LOOP_FASTCALL(call_at, Loop_call_at_doc),
-    LOOP_FASTCALL(_add_reader, Loop_add_reader_doc),
-    LOOP_FASTCALL(_add_writer, Loop_add_writer_doc),
-    LOOP_O(_remove_reader, Loop_remove_reader_doc),
-    LOOP_O(_remove_writer, Loop_remove_writer_doc),
-    LOOP_O(_waiters, Loop_waiters_doc),
-    LOOP_O(close_socket, Loop_close_socket_doc),
-    LOOP_FASTCALL(_listen, Loop_listen_doc),
-    LOOP_O(_transport_at, Loop_transport_at_doc),
-    LOOP_FASTCALL(sock_recv, Loop_sock_recv_doc),
-    LOOP_FASTCALL(sock_recv_into, Loop_sock_recv_into_doc),
-    LOOP_FASTCALL(sock_recvfrom, Loop_sock_recvfrom_doc),
-    LOOP_FASTCALL(sock_recvfrom_into, Loop_sock_recvfrom_into_doc),
-    LOOP_FASTCALL(sock_sendall, Loop_sock_sendall_doc),
-    LOOP_FASTCALL(sock_sendto, Loop_sock_sendto_doc),
-    LOOP_FASTCALL(sock_accept, Loop_sock_accept_doc),
-    LOOP_FASTCALL(sock_connect, Loop_sock_connect_doc),
-    LOOP_FASTCALL(create_task, Loop_create_task_doc),
-    LOOP_NOARGS(create_future, Loop_create_future_doc),
-    LOOP_FASTCALL(_create_native_task, Loop_create_native_doc),
-    LOOP_NOARGS(_native_tasks, Loop_native_tasks_doc),
-    LOOP_O(_is_root, Loop_is_root_doc),
-    LOOP_NOARGS(_close_native_tasks, Loop_close_native_doc),
-    LOOP_O(_describe_task, Loop_describe_doc),
-    LOOP_NOARGS(_take_failed, Loop_take_failed_doc),
-    LOOP_FASTCALL(_add_signal, Loop_add_signal_doc),
-    LOOP_O(_remove_signal, Loop_remove_signal_doc),
+    LOOP_O(_init_core),
+    LOOP_O(_init_on_selector),
+    LOOP_NOARGS(_check_may_close),
+    LOOP_NOARGS(_release_core),
+    LOOP_NOARGS(run_forever),
+    LOOP_O(_run_tasks),
+    LOOP_NOARGS(_is_stuck),
+    LOOP_NOARGS(stop),
+    LOOP_NOARGS(is_running),
+    LOOP_NOARGS(is_closed),
+    LOOP_NOARGS(time),
+    LOOP_NOARGS(get_debug),
+    LOOP_NOARGS(_check_closed),
+    LOOP_FASTCALL(call_soon),
+    LOOP_FASTCALL(call_soon_threadsafe),
+    LOOP_FASTCALL(call_later),
+    LOOP_FASTCALL(call_at),
+    LOOP_FASTCALL(_add_reader),
+    LOOP_FASTCALL(_add_writer),
+    LOOP_O(_remove_reader),
+    LOOP_O(_remove_writer),
+    LOOP_O(_waiters),
+    LOOP_O(close_socket),
+    LOOP_FASTCALL(_listen),
+    LOOP_O(_transport_at),
+    LOOP_FASTCALL(sock_recv),
+    LOOP_FASTCALL(sock_recv_into),
+    LOOP_FASTCALL(sock_recvfrom),
+    LOOP_FASTCALL(sock_recvfrom_into),
+    LOOP_FASTCALL(sock_sendall),
+    LOOP_FASTCALL(sock_sendto),
+    LOOP_FASTCALL(sock_accept),
+    LOOP_FASTCALL(sock_connect),
+    LOOP_FASTCALL(create_task),
+    LOOP_NOARGS(create_future),
+    LOOP_FASTCALL(_create_native_task),
+    LOOP_NOARGS(_native_tasks),
+    LOOP_O(_is_root),
+    LOOP_NOARGS(_close_native_tasks),
+    LOOP_O(_describe_task),
+    LOOP_NOARGS(_take_failed),
+    LOOP_FASTCALL(_add_signal),
+    LOOP_O(_remove_signal),
     {NULL, NULL, 0, NULL},
 };
 

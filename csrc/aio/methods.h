@@ -23,96 +23,57 @@ struct loopcall {
 int loopcall_parse(struct loopcall *call, const struct args_spec *spec,
                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
+/* Declare a method and its docstring. */
+#define LOOP_METHOD_FASTCALL(name) \
+    PyObject *Loop_##name(LoopObject *self, PyObject *const *args, \
+                          Py_ssize_t nargs, PyObject *kwnames); \
+    extern const char Loop_##name##_doc[]
+#define LOOP_METHOD(name) \
+    PyObject *Loop_##name(LoopObject *self, PyObject *arg); \
+    extern const char Loop_##name##_doc[]
+
 /* calls.c */
-PyObject *Loop_call_soon(LoopObject *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_call_soon_threadsafe(LoopObject *self, PyObject *const *args,
-                                    Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_call_later(LoopObject *self, PyObject *const *args,
-                          Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_call_at(LoopObject *self, PyObject *const *args,
-                       Py_ssize_t nargs, PyObject *kwnames);
-extern const char Loop_call_soon_doc[];
-extern const char Loop_call_soon_threadsafe_doc[];
-extern const char Loop_call_later_doc[];
-extern const char Loop_call_at_doc[];
+LOOP_METHOD_FASTCALL(call_soon);
+LOOP_METHOD_FASTCALL(call_soon_threadsafe);
+LOOP_METHOD_FASTCALL(call_later);
+LOOP_METHOD_FASTCALL(call_at);
 
 /* watchers.c */
-PyObject *Loop__add_reader(LoopObject *self, PyObject *const *args,
-                           Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop__add_writer(LoopObject *self, PyObject *const *args,
-                           Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop__remove_reader(LoopObject *self, PyObject *fileobj);
-PyObject *Loop__remove_writer(LoopObject *self, PyObject *fileobj);
-PyObject *Loop__waiters(LoopObject *self, PyObject *fileobj);
-PyObject *Loop_close_socket(LoopObject *self, PyObject *sock);
-extern const char Loop_add_reader_doc[];
-extern const char Loop_add_writer_doc[];
-extern const char Loop_remove_reader_doc[];
-extern const char Loop_remove_writer_doc[];
-extern const char Loop_waiters_doc[];
-extern const char Loop_close_socket_doc[];
+LOOP_METHOD_FASTCALL(_add_reader);
+LOOP_METHOD_FASTCALL(_add_writer);
+LOOP_METHOD(_remove_reader);
+LOOP_METHOD(_remove_writer);
+LOOP_METHOD(_waiters);
+LOOP_METHOD(close_socket);
 
 /* server.c */
-PyObject *Loop__listen(LoopObject *self, PyObject *const *args,
-                       Py_ssize_t nargs, PyObject *kwnames);
-extern const char Loop_listen_doc[];
+LOOP_METHOD_FASTCALL(_listen);
 
 /* stream_make.c */
-PyObject *Loop__transport_at(LoopObject *self, PyObject *number);
-extern const char Loop_transport_at_doc[];
+LOOP_METHOD(_transport_at);
 
 /* tasks.c */
-PyObject *Loop__create_native_task(LoopObject *self, PyObject *const *args,
-                                   Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_create_task(LoopObject *self, PyObject *const *args,
-                           Py_ssize_t nargs, PyObject *kwnames);
-extern const char Loop_create_task_doc[];
-PyObject *Loop_create_future(LoopObject *self, PyObject *ignored);
-extern const char Loop_create_future_doc[];
-PyObject *Loop__native_tasks(LoopObject *self, PyObject *ignored);
-PyObject *Loop__is_root(LoopObject *self, PyObject *task);
-PyObject *Loop__close_native_tasks(LoopObject *self, PyObject *ignored);
-PyObject *Loop__describe_task(LoopObject *self, PyObject *task);
-PyObject *Loop__take_failed(LoopObject *self, PyObject *ignored);
-extern const char Loop_create_native_doc[];
-extern const char Loop_native_tasks_doc[];
-extern const char Loop_is_root_doc[];
-extern const char Loop_close_native_doc[];
-extern const char Loop_describe_doc[];
-extern const char Loop_take_failed_doc[];
+LOOP_METHOD_FASTCALL(_create_native_task);
+LOOP_METHOD_FASTCALL(create_task);
+LOOP_METHOD(create_future);
+LOOP_METHOD(_native_tasks);
+LOOP_METHOD(_is_root);
+LOOP_METHOD(_close_native_tasks);
+LOOP_METHOD(_describe_task);
+LOOP_METHOD(_take_failed);
 
 /* signals.c */
-PyObject *Loop__add_signal(LoopObject *self, PyObject *const *args,
-                           Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop__remove_signal(LoopObject *self, PyObject *signum);
-extern const char Loop_add_signal_doc[];
-extern const char Loop_remove_signal_doc[];
+LOOP_METHOD_FASTCALL(_add_signal);
+LOOP_METHOD(_remove_signal);
 
 /* sockops.c */
-PyObject *Loop_sock_recv(LoopObject *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_recv_into(LoopObject *self, PyObject *const *args,
-                              Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_recvfrom(LoopObject *self, PyObject *const *args,
-                             Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_recvfrom_into(LoopObject *self, PyObject *const *args,
-                                  Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_sendall(LoopObject *self, PyObject *const *args,
-                            Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_sendto(LoopObject *self, PyObject *const *args,
-                           Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_accept(LoopObject *self, PyObject *const *args,
-                           Py_ssize_t nargs, PyObject *kwnames);
-PyObject *Loop_sock_connect(LoopObject *self, PyObject *const *args,
-                            Py_ssize_t nargs, PyObject *kwnames);
-extern const char Loop_sock_recv_doc[];
-extern const char Loop_sock_recv_into_doc[];
-extern const char Loop_sock_recvfrom_doc[];
-extern const char Loop_sock_recvfrom_into_doc[];
-extern const char Loop_sock_sendall_doc[];
-extern const char Loop_sock_sendto_doc[];
-extern const char Loop_sock_accept_doc[];
-extern const char Loop_sock_connect_doc[];
+LOOP_METHOD_FASTCALL(sock_recv);
+LOOP_METHOD_FASTCALL(sock_recv_into);
+LOOP_METHOD_FASTCALL(sock_recvfrom);
+LOOP_METHOD_FASTCALL(sock_recvfrom_into);
+LOOP_METHOD_FASTCALL(sock_sendall);
+LOOP_METHOD_FASTCALL(sock_sendto);
+LOOP_METHOD_FASTCALL(sock_accept);
+LOOP_METHOD_FASTCALL(sock_connect);
 
 #endif

@@ -328,7 +328,7 @@ listener_run(struct runnable *runnable, LoopObject *loop)
 
 /* --- the loop's methods --- */
 
-const char Loop_listen_doc[] = PyDoc_STR(
+const char Loop__listen_doc[] = PyDoc_STR(
     "_listen($self, sock, factory, server, slow, is_tls, /)\n--\n\n"
     "Accept connections on a listening socket, and make a protocol and a "
     "StreamTransport for each.\n\n"

@@ -6,7 +6,7 @@
 
 #include "sched/handle.h"
 
-const char Loop_add_signal_doc[] = PyDoc_STR(
+const char Loop__add_signal_doc[] = PyDoc_STR(
              "_add_signal($self, signum, callback, /, *args)\n--\n\n"
              "Schedule callback(*args) whenever the signal comes; return its "
              "Handle.");
@@ -50,7 +50,7 @@ Loop__add_signal(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     return (PyObject *)handle;
 }
 
-const char Loop_remove_signal_doc[]
+const char Loop__remove_signal_doc[]
     = PyDoc_STR(
              "_remove_signal($self, signum, /)\n--\n\n"
              "Forget the signal's callback; return whether there was one.");

@@ -142,6 +142,11 @@ char *stream_buffer(LoopObject *loop);
 
 extern const struct stream_kind stream_kind;
 
+/* Declares a method of the Python type and its docstring. */
+#define STREAM_METHOD(name) \
+    PyObject *Stream_##name(StreamObject *self, PyObject *arg); \
+    extern const char Stream_##name##_doc[]
+
 /* --- stream_make.c --- */
 
 /* A transport for a connection that was just accepted; it owns `fd` if this
@@ -169,12 +174,10 @@ int stream_set_protocol(StreamObject *self, PyObject *protocol);
 
 PyObject *Stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 int Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs);
-PyObject *Stream__begin(StreamObject *self, PyObject *arg);
-PyObject *Stream__set_listed(StreamObject *self, PyObject *is_listed);
+STREAM_METHOD(_begin);
+STREAM_METHOD(_set_listed);
 PyObject *Stream_get_peername(StreamObject *self, void *closure);
 PyObject *Stream_get_sockname(StreamObject *self, void *closure);
-extern const char Stream_begin_doc[];
-extern const char Stream_set_listed_doc[];
 
 /* --- stream_life.c --- */
 
@@ -193,36 +196,21 @@ int stream_leave_server(StreamObject *self);
 /* Schedules connection_lost(exc).  -1 with an exception. */
 int stream_schedule_lost(StreamObject *self, PyObject *exc);
 
-PyObject *Stream_close(StreamObject *self, PyObject *arg);
-PyObject *Stream__force_close(StreamObject *self, PyObject *arg);
-PyObject *Stream_abort(StreamObject *self, PyObject *arg);
-PyObject *Stream__call_connection_lost(StreamObject *self, PyObject *arg);
-PyObject *Stream__leave_server(StreamObject *self, PyObject *arg);
-PyObject *Stream_is_closing(StreamObject *self, PyObject *arg);
-PyObject *Stream_is_reading(StreamObject *self, PyObject *arg);
-PyObject *Stream_pause_reading(StreamObject *self, PyObject *arg);
-PyObject *Stream_resume_reading(StreamObject *self, PyObject *arg);
-PyObject *Stream_set_protocol(StreamObject *self, PyObject *arg);
-PyObject *Stream_get_protocol(StreamObject *self, PyObject *arg);
-PyObject *Stream_can_write_eof(StreamObject *self, PyObject *arg);
-PyObject *Stream__stop_reading(StreamObject *self, PyObject *arg);
-PyObject *Stream__read_ready(StreamObject *self, PyObject *arg);
-PyObject *Stream__write_ready(StreamObject *self, PyObject *arg);
-extern const char Stream_close_doc[];
-extern const char Stream_force_close_doc[];
-extern const char Stream_abort_doc[];
-extern const char Stream_call_connection_lost_doc[];
-extern const char Stream_leave_server_doc[];
-extern const char Stream_is_closing_doc[];
-extern const char Stream_is_reading_doc[];
-extern const char Stream_pause_reading_doc[];
-extern const char Stream_resume_reading_doc[];
-extern const char Stream_set_protocol_doc[];
-extern const char Stream_get_protocol_doc[];
-extern const char Stream_can_write_eof_doc[];
-extern const char Stream_stop_reading_doc[];
-extern const char Stream_read_ready_doc[];
-extern const char Stream_write_ready_doc[];
+STREAM_METHOD(close);
+STREAM_METHOD(_force_close);
+STREAM_METHOD(abort);
+STREAM_METHOD(_call_connection_lost);
+STREAM_METHOD(_leave_server);
+STREAM_METHOD(is_closing);
+STREAM_METHOD(is_reading);
+STREAM_METHOD(pause_reading);
+STREAM_METHOD(resume_reading);
+STREAM_METHOD(set_protocol);
+STREAM_METHOD(get_protocol);
+STREAM_METHOD(can_write_eof);
+STREAM_METHOD(_stop_reading);
+STREAM_METHOD(_read_ready);
+STREAM_METHOD(_write_ready);
 
 /* --- stream_write.c --- */
 
@@ -253,15 +241,11 @@ int stream_note_lost_write(StreamObject *self);
 /* 0, or -1 with TypeError: neither bytes, bytearray nor memoryview. */
 int stream_check_is_data(PyObject *data);
 
-PyObject *Stream_write(StreamObject *self, PyObject *data);
-PyObject *Stream_writelines(StreamObject *self, PyObject *list);
-PyObject *Stream_write_eof(StreamObject *self, PyObject *ignored);
-PyObject *Stream_get_write_buffer_size(StreamObject *self, PyObject *ignored);
+STREAM_METHOD(write);
+STREAM_METHOD(writelines);
+STREAM_METHOD(write_eof);
+STREAM_METHOD(get_write_buffer_size);
 PyObject *Stream_get_buffer(StreamObject *self, void *closure);
-extern const char Stream_write_doc[];
-extern const char Stream_writelines_doc[];
-extern const char Stream_write_eof_doc[];
-extern const char Stream_get_write_buffer_size_doc[];
 
 /* --- streamreader.c --- */
 

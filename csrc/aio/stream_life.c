@@ -86,7 +86,7 @@ stream_leave_server(StreamObject *self)
     return rc;
 }
 
-const char Stream_leave_server_doc[]
+const char Stream__leave_server_doc[]
     = PyDoc_STR("_leave_server($self, /)\n--\n\n"
                 "Tell the server, once, that it has us no more.");
 
@@ -129,7 +129,7 @@ Stream_close(StreamObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-const char Stream_force_close_doc[]
+const char Stream__force_close_doc[]
     = PyDoc_STR("_force_close($self, exc, /)\n--\n\n"
               "Close without sending what is left; connection_lost(exc) is "
               "called.");
@@ -224,7 +224,7 @@ release(StreamObject *self)
     return rc;
 }
 
-const char Stream_call_connection_lost_doc[]
+const char Stream__call_connection_lost_doc[]
     = PyDoc_STR("_call_connection_lost($self, exc, /)\n--\n\n"
                 "Call the protocol's connection_lost(exc) and close the "
                 "socket.");
@@ -378,7 +378,7 @@ Stream_can_write_eof(StreamObject *Py_UNUSED(self),
     Py_RETURN_TRUE;
 }
 
-const char Stream_stop_reading_doc[]
+const char Stream__stop_reading_doc[]
     = PyDoc_STR("_stop_reading($self, /)\n--\n\n"
               "Receive no more, without being paused: the input has ended.");
 
@@ -391,7 +391,7 @@ Stream__stop_reading(StreamObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-const char Stream_read_ready_doc[]
+const char Stream__read_ready_doc[]
     = PyDoc_STR("_read_ready($self, /)\n--\n\n"
               "Receive once and call the protocol.");
 
@@ -404,7 +404,7 @@ Stream__read_ready(StreamObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-const char Stream_write_ready_doc[]
+const char Stream__write_ready_doc[]
     = PyDoc_STR("_write_ready($self, /)\n--\n\n"
               "Send what the socket takes of what is queued.");
 

@@ -205,7 +205,7 @@ check_is_free(LoopObject *loop, int fd)
     return truth > 0 ? 0 : -1;
 }
 
-const char Loop_transport_at_doc[] = PyDoc_STR(
+const char Loop__transport_at_doc[] = PyDoc_STR(
     "_transport_at($self, number, /)\n--\n\n"
     "Return the transport of ours that has that descriptor, or None.");
 
@@ -258,7 +258,7 @@ stream_unlist(StreamObject *self)
     }
 }
 
-const char Stream_set_listed_doc[] = PyDoc_STR(
+const char Stream__set_listed_doc[] = PyDoc_STR(
     "_set_listed($self, is_listed, /)\n--\n\n"
     "Let nobody else add a reader or writer to the descriptor, or let them.");
 
@@ -513,7 +513,7 @@ set_result_unless_cancelled(PyObject *waiter)
     return res == NULL ? -1 : 0;
 }
 
-const char Stream_begin_doc[] = PyDoc_STR(
+const char Stream__begin_doc[] = PyDoc_STR(
     "_begin($self, waiter, /)\n--\n\n"
     "Begin to read, connection_made() having been called, and wake "
     "the waiter.");

@@ -100,32 +100,33 @@ Stream_set_mark(StreamObject *self, PyObject *value, void *offset)
     {name, (getter)Stream_get_mark, (setter)Stream_set_mark, NULL, \
      (void *)offsetof(StreamObject, field)}
 
-#define STREAM_NOARGS(name, doc) \
-    {#name, (PyCFunction)Stream_##name, METH_NOARGS, doc}
-#define STREAM_O(name, doc) {#name, (PyCFunction)Stream_##name, METH_O, doc}
+#define STREAM_NOARGS(name) \
+    {#name, (PyCFunction)Stream_##name, METH_NOARGS, Stream_##name##_doc}
+#define STREAM_O(name) \
+    {#name, (PyCFunction)Stream_##name, METH_O, Stream_##name##_doc}
 
 static PyMethodDef Stream_methods[] = {
-    STREAM_O(_begin, Stream_begin_doc),
-    STREAM_O(_set_listed, Stream_set_listed_doc),
-    STREAM_O(write, Stream_write_doc),
-    STREAM_O(writelines, Stream_writelines_doc),
-    STREAM_NOARGS(write_eof, Stream_write_eof_doc),
-    STREAM_NOARGS(can_write_eof, Stream_can_write_eof_doc),
-    STREAM_NOARGS(get_write_buffer_size, Stream_get_write_buffer_size_doc),
-    STREAM_NOARGS(pause_reading, Stream_pause_reading_doc),
-    STREAM_NOARGS(resume_reading, Stream_resume_reading_doc),
-    STREAM_NOARGS(is_reading, Stream_is_reading_doc),
-    STREAM_O(set_protocol, Stream_set_protocol_doc),
-    STREAM_NOARGS(get_protocol, Stream_get_protocol_doc),
-    STREAM_NOARGS(is_closing, Stream_is_closing_doc),
-    STREAM_NOARGS(close, Stream_close_doc),
-    STREAM_NOARGS(abort, Stream_abort_doc),
-    STREAM_O(_force_close, Stream_force_close_doc),
-    STREAM_O(_call_connection_lost, Stream_call_connection_lost_doc),
-    STREAM_NOARGS(_leave_server, Stream_leave_server_doc),
-    STREAM_NOARGS(_stop_reading, Stream_stop_reading_doc),
-    STREAM_NOARGS(_read_ready, Stream_read_ready_doc),
-    STREAM_NOARGS(_write_ready, Stream_write_ready_doc),
+    STREAM_O(_begin),
+    STREAM_O(_set_listed),
+    STREAM_O(write),
+    STREAM_O(writelines),
+    STREAM_NOARGS(write_eof),
+    STREAM_NOARGS(can_write_eof),
+    STREAM_NOARGS(get_write_buffer_size),
+    STREAM_NOARGS(pause_reading),
+    STREAM_NOARGS(resume_reading),
+    STREAM_NOARGS(is_reading),
+    STREAM_O(set_protocol),
+    STREAM_NOARGS(get_protocol),
+    STREAM_NOARGS(is_closing),
+    STREAM_NOARGS(close),
+    STREAM_NOARGS(abort),
+    STREAM_O(_force_close),
+    STREAM_O(_call_connection_lost),
+    STREAM_NOARGS(_leave_server),
+    STREAM_NOARGS(_stop_reading),
+    STREAM_NOARGS(_read_ready),
+    STREAM_NOARGS(_write_ready),
     {NULL, NULL, 0, NULL},
 };
 

@@ -9,7 +9,7 @@
 #include "sched/args.h"
 #include "sched/task.h"
 
-const char Loop_create_native_doc[] = PyDoc_STR(
+const char Loop__create_native_task_doc[] = PyDoc_STR(
              "_create_native_task($self, /, coro, *, name=None, context=None, "
              "root=False)\n--\n\n"
              "Make a pyloop.Task of a coroutine or generator.");
@@ -181,7 +181,7 @@ Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     return create_as_asyncio(self, args, nargs, kwnames);
 }
 
-const char Loop_native_tasks_doc[]
+const char Loop__native_tasks_doc[]
     = PyDoc_STR(
              "_native_tasks($self, /)\n--\n\n"
              "Return the list of pyloop.Tasks that have not ended, oldest "
@@ -202,7 +202,7 @@ Loop__native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
-const char Loop_is_root_doc[]
+const char Loop__is_root_doc[]
     = PyDoc_STR(
              "_is_root($self, task, /)\n--\n\n"
              "Return whether the pyloop.Task was given to run().");
@@ -214,7 +214,7 @@ Loop__is_root(LoopObject *self, PyObject *task)
                            && ((TaskObject *)task)->is_root);
 }
 
-const char Loop_close_native_doc[]
+const char Loop__close_native_tasks_doc[]
     = PyDoc_STR(
              "_close_native_tasks($self, /)\n--\n\n"
              "Close the coroutines of all native tasks and report them as "
@@ -231,7 +231,7 @@ Loop__close_native_tasks(LoopObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-const char Loop_describe_doc[]
+const char Loop__describe_task_doc[]
     = PyDoc_STR(
              "_describe_task($self, task, /)\n--\n\n"
              "Return who the task is and where it waits, a str.");
@@ -246,7 +246,7 @@ Loop__describe_task(LoopObject *self, PyObject *task)
     return task_describe((TaskObject *)task);
 }
 
-const char Loop_take_failed_doc[]
+const char Loop__take_failed_doc[]
     = PyDoc_STR(
              "_take_failed($self, /)\n--\n\n"
              "Return the first root task that raised, once; then None.");

@@ -183,7 +183,7 @@ remove_watcher(LoopObject *self, PyObject *fileobj, int side)
     return PyBool_FromLong(take_callback_off(self, fd, side));
 }
 
-const char Loop_add_reader_doc[] = PyDoc_STR(
+const char Loop__add_reader_doc[] = PyDoc_STR(
              "_add_reader($self, fd, callback, /, *args)\n--\n\n"
              "Call callback(*args) whenever fd can be read from; return its "
              "Handle.");
@@ -195,7 +195,7 @@ Loop__add_reader(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     return add_watcher(self, args, nargs, kwnames, PL_SIDE_READ, "add_reader");
 }
 
-const char Loop_add_writer_doc[] = PyDoc_STR(
+const char Loop__add_writer_doc[] = PyDoc_STR(
              "_add_writer($self, fd, callback, /, *args)\n--\n\n"
              "Call callback(*args) whenever fd can be written to; return its "
              "Handle.");
@@ -208,7 +208,7 @@ Loop__add_writer(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                        "add_writer");
 }
 
-const char Loop_remove_reader_doc[]
+const char Loop__remove_reader_doc[]
     = PyDoc_STR(
              "_remove_reader($self, fd, /)\n--\n\n"
              "Take the reader callback off; return whether there was one.");
@@ -219,7 +219,7 @@ Loop__remove_reader(LoopObject *self, PyObject *fileobj)
     return remove_watcher(self, fileobj, PL_SIDE_READ);
 }
 
-const char Loop_remove_writer_doc[]
+const char Loop__remove_writer_doc[]
     = PyDoc_STR(
              "_remove_writer($self, fd, /)\n--\n\n"
              "Take the writer callback off; return whether there was one.");
@@ -230,7 +230,7 @@ Loop__remove_writer(LoopObject *self, PyObject *fileobj)
     return remove_watcher(self, fileobj, PL_SIDE_WRITE);
 }
 
-const char Loop_waiters_doc[]
+const char Loop__waiters_doc[]
     = PyDoc_STR("_waiters($self, fd, /)\n--\n\n"
                 "Return who waits to read and who waits to write, None for "
                 "nobody.");
