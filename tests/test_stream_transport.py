@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import hashlib
 import logging
@@ -1024,6 +1025,29 @@ def test_a_second_sendfile_does_not_disturb_the_first(run: Run, tmp_path: Path) 
 
 
 # --- what asyncio does not promise --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_close_socket_is_the_loss_of_its_connection(run_ours: Run, kind: socket.SocketKind) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        mine, peer = socketpair(kind)
+        with peer:
+            made: Any
+            if kind == socket.SOCK_STREAM:
+                transport, made = await loop.create_connection(Recorder, sock=mine)
+                transport.write(b"last")
+            else:
+                _, made = await loop.create_datagram_endpoint(Recorder, sock=mine)
+                mine.send(b"last")
+            loop.close_socket(mine)
+            assert mine.fileno() == -1
+            exc = await made.lost
+            assert isinstance(exc, OSError)
+            assert exc.errno == errno.EBADF
+            assert peer.recv(10) == b"last"
+
+    run_ours(main())
 
 
 @pytest.mark.parametrize("n", [2, 5, 600])

@@ -193,6 +193,9 @@ int stream_call_own_soon(StreamObject *self, const char *method,
 int stream_join_server(StreamObject *self, PyObject *server);
 int stream_leave_server(StreamObject *self);
 
+/* The user closes that socket: its transport, if it has one, loses the
+ * connection.  -1 with an exception. */
+int stream_lose_socket(LoopObject *loop, int fd, PyObject *sock);
 /* Schedules connection_lost(exc).  -1 with an exception. */
 int stream_schedule_lost(StreamObject *self, PyObject *exc);
 

@@ -168,6 +168,23 @@ Stream_abort(StreamObject *self, PyObject *Py_UNUSED(ignored))
     return Stream__force_close(self, Py_None);
 }
 
+int
+stream_lose_socket(LoopObject *loop, int fd, PyObject *sock)
+{
+    PyObject *transport = (uint32_t)fd < loop->transports.length
+                              ? loop->transports.by_fd[fd]
+                              : NULL;
+    StreamObject *self = (StreamObject *)transport;
+    if (self == NULL || self->sock != sock) {
+        return 0;
+    }
+    Py_INCREF(self);
+    stream_set_oserror(EBADF);
+    int rc = stream_fatal(self, "Fatal error: the socket is closed");
+    Py_DECREF(self); /* call-out */
+    return rc;
+}
+
 static PyObject *
 close_socket(StreamObject *self)
 {

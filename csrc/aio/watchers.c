@@ -10,6 +10,7 @@
 #include "sched/errors.h"
 #include "sched/handle.h"
 #include "server.h"
+#include "stream.h"
 
 /* The descriptor of what add_reader() and its like were given, judged as
  * asyncio's selectors do: -1 with ValueError for what is none. */
@@ -253,7 +254,8 @@ Loop__waiters(LoopObject *self, PyObject *fileobj)
 
 const char Loop_close_socket_doc[] = PyDoc_STR(
              "close_socket($self, sock, /)\n--\n\n"
-             "Close a socket; tasks that wait for it get OSError (EBADF).\n\n"
+             "Close a socket; tasks that wait for it get OSError (EBADF), and "
+             "so does the\nconnection_lost() of its transport.\n\n"
              "Args:\n    sock: socket.socket.\n\n"
              "Raises:\n"
              "    TypeError: not a socket.\n"
@@ -287,7 +289,10 @@ Loop_close_socket(LoopObject *self, PyObject *sock)
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (fd >= 0) {
+    if (fd >= 0 && fd <= INT_MAX) {
+        if (stream_lose_socket(self, (int)fd, sock) < 0) {
+            return NULL;
+        }
         loop_forget_fd(self, (int)fd, -EBADF);
     }
     return PyObject_CallMethodNoArgs(sock, self->state->str_close);
