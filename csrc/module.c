@@ -8,6 +8,16 @@
 #include "sched/state.h"
 #include "sched/task.h"
 
+PyObject *
+state_import(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *object
+        = module != NULL ? PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return object;
+}
+
 int
 state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
                const char *name)

@@ -46,11 +46,8 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
         n--; /* what was not given has a default there */
     }
     memcpy(stack + 1, bound, n * sizeof(*bound));
-    PyObject *module = PyImport_ImportModule("asyncio.selector_events");
     PyObject *type
-        = module != NULL
-              ? PyObject_GetAttrString(module, "BaseSelectorEventLoop")
-              : NULL;
+        = state_import("asyncio.selector_events", "BaseSelectorEventLoop");
     PyObject *method
         = type != NULL ? PyObject_GetAttrString(type, spec->function) : NULL;
     PyObject *result = method != NULL
@@ -58,7 +55,6 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
                            : NULL;
     Py_XDECREF(method);
     Py_XDECREF(type);
-    Py_XDECREF(module);
     return result;
 }
 

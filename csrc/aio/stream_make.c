@@ -465,12 +465,8 @@ stream_accept(LoopObject *loop, int fd, int family, int proto,
         return NULL;
     }
     if (state->StreamTransport == NULL) {
-        PyObject *module = PyImport_ImportModule("pyloop._transport");
-        if (module != NULL) {
-            state->StreamTransport
-                = PyObject_GetAttrString(module, "StreamTransport");
-            Py_DECREF(module);
-        }
+        state->StreamTransport
+            = state_import("pyloop._transport", "StreamTransport");
         if (state->StreamTransport == NULL) {
             return NULL;
         }

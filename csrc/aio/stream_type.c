@@ -305,25 +305,15 @@ static PyType_Spec StreamEnd_spec = {
 int
 stream_init(PyObject *module, struct module_state *state)
 {
-    PyObject *protocols = PyImport_ImportModule("asyncio.protocols");
-    if (protocols == NULL) {
-        return -1;
-    }
     state->AsyncioBufferedProtocol
-        = PyObject_GetAttrString(protocols, "BufferedProtocol");
-    Py_DECREF(protocols);
+        = state_import("asyncio.protocols", "BufferedProtocol");
     if (state->AsyncioBufferedProtocol == NULL
         || state_add_type(module, &state->StreamEndType, &StreamEnd_spec, NULL)
                < 0)
     {
         return -1;
     }
-    PyObject *transports = PyImport_ImportModule("asyncio.transports");
-    PyObject *base
-        = transports != NULL
-              ? PyObject_GetAttrString(transports, "_FlowControlMixin")
-              : NULL;
-    Py_XDECREF(transports);
+    PyObject *base = state_import("asyncio.transports", "_FlowControlMixin");
     if (base == NULL) {
         return -1;
     }

@@ -67,18 +67,6 @@ asyncio_get_running_loop(struct module_state *state)
     return PyObject_CallNoArgs(state->get_running_loop);
 }
 
-static int
-import_into(PyObject **slot, const char *module_name, const char *name)
-{
-    PyObject *module = PyImport_ImportModule(module_name);
-    if (module == NULL) {
-        return -1;
-    }
-    *slot = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
-    return *slot == NULL ? -1 : 0;
-}
-
 int
 asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
 {
@@ -114,9 +102,8 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
 #endif
     };
     for (size_t i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
-        if (import_into(imports[i].slot, imports[i].module, imports[i].name)
-            < 0)
-        {
+        *imports[i].slot = state_import(imports[i].module, imports[i].name);
+        if (*imports[i].slot == NULL) {
             return -1;
         }
     }
@@ -127,8 +114,8 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
     if (state->data_received == NULL || state->feed_data == NULL) {
         return -1;
     }
-    PyObject *base;
-    if (import_into(&base, "asyncio.base_events", "BaseEventLoop") < 0) {
+    PyObject *base = state_import("asyncio.base_events", "BaseEventLoop");
+    if (base == NULL) {
         return -1;
     }
     state->BaseCreateTask = PyObject_GetAttrString(base, "create_task");

@@ -178,12 +178,7 @@ ioop_by_name(PyObject **slot, const char *name, PyObject *const *args,
              size_t n)
 {
     if (*slot == NULL) {
-        PyObject *module = PyImport_ImportModule("pyloop._resolve");
-        if (module == NULL) {
-            return NULL;
-        }
-        *slot = PyObject_GetAttrString(module, name);
-        Py_DECREF(module);
+        *slot = state_import("pyloop._resolve", name);
         if (*slot == NULL) {
             return NULL;
         }

@@ -586,19 +586,13 @@ static PyType_Spec Selector_spec = {
 static int
 register_as_base_selector(struct module_state *state)
 {
-    PyObject *selectors = PyImport_ImportModule("selectors");
-    PyObject *abc = PyImport_ImportModule("abc");
-    PyObject *base = NULL, *meta = NULL, *registered = NULL;
-    if (selectors != NULL && abc != NULL) {
-        base = PyObject_GetAttrString(selectors, "BaseSelector");
-        meta = PyObject_GetAttrString(abc, "ABCMeta");
-    }
+    PyObject *base = state_import("selectors", "BaseSelector");
+    PyObject *meta = base != NULL ? state_import("abc", "ABCMeta") : NULL;
+    PyObject *registered = NULL;
     if (base != NULL && meta != NULL) {
         registered = PyObject_CallMethod(meta, "register", "OO", base,
                                          state->SelectorType);
     }
-    Py_XDECREF(selectors);
-    Py_XDECREF(abc);
     Py_XDECREF(base);
     Py_XDECREF(meta);
     Py_XDECREF(registered);

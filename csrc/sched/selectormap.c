@@ -317,12 +317,12 @@ SelectorMap_get(SelectorMapObject *self, PyObject *const *args,
 static PyObject *
 make_view(SelectorMapObject *self, const char *name)
 {
-    PyObject *module = PyImport_ImportModule("collections.abc");
-    if (module == NULL) {
+    PyObject *type = state_import("collections.abc", name);
+    if (type == NULL) {
         return NULL;
     }
-    PyObject *view = PyObject_CallMethod(module, name, "O", self);
-    Py_DECREF(module);
+    PyObject *view = PyObject_CallOneArg(type, (PyObject *)self);
+    Py_DECREF(type);
     return view;
 }
 
@@ -421,20 +421,12 @@ check_key_type(PyObject *type)
 int
 selectormap_init(PyObject *module, struct module_state *state)
 {
-    PyObject *selectors = PyImport_ImportModule("selectors");
-    if (selectors == NULL) {
+    state->SelectorKey = state_import("selectors", "SelectorKey");
+    if (state->SelectorKey == NULL) {
         return -1;
     }
-    state->SelectorKey = PyObject_GetAttrString(selectors, "SelectorKey");
-    Py_DECREF(selectors);
-    PyObject *abc = PyImport_ImportModule("collections.abc");
-    if (abc == NULL) {
-        return -1;
-    }
-    state->Mapping = PyObject_GetAttrString(abc, "Mapping");
-    Py_DECREF(abc);
-    if (state->SelectorKey == NULL || state->Mapping == NULL
-        || check_key_type(state->SelectorKey) < 0
+    state->Mapping = state_import("collections.abc", "Mapping");
+    if (state->Mapping == NULL || check_key_type(state->SelectorKey) < 0
         || state_add_type(module, &state->SelectorMapType, &SelectorMap_spec,
                           "SelectorMap")
                < 0)

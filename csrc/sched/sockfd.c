@@ -205,18 +205,12 @@ sockfd_require_nonblocking(int fd, PyObject *sock, const char *who)
 int
 sockfd_init(PyObject *Py_UNUSED(module), struct module_state *state)
 {
-    PyObject *socket = PyImport_ImportModule("socket");
-    if (socket == NULL) {
+    state->SocketType = state_import("socket", "socket");
+    if (state->SocketType == NULL) {
         return -1;
     }
-    state->SocketType = PyObject_GetAttrString(socket, "socket");
-    PyObject *raw = PyImport_ImportModule("_socket");
-    if (raw != NULL) {
-        state->RawSocketType = PyObject_GetAttrString(raw, "socket");
-        Py_DECREF(raw);
-    }
-    Py_DECREF(socket);
-    if (state->SocketType == NULL || state->RawSocketType == NULL) {
+    state->RawSocketType = state_import("_socket", "socket");
+    if (state->RawSocketType == NULL) {
         return -1;
     }
     state->socket_fd_offset = find_fd_offset(state);

@@ -179,6 +179,9 @@ state_of(PyObject *self)
     return module != NULL ? state_of_module(module) : NULL;
 }
 
+/* `from module_name import name`: new reference, or NULL. */
+PyObject *state_import(const char *module_name, const char *name);
+
 /* Creates a heap type from `spec`, stores it in *slot and, if `name` is not
  * NULL, adds it to the module under that name. */
 int state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,

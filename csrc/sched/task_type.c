@@ -273,12 +273,7 @@ Task_set_name(TaskObject *task, PyObject *name)
 static PyObject *
 call_base_tasks(const char *function, PyObject *args)
 {
-    PyObject *module = PyImport_ImportModule("asyncio.base_tasks");
-    if (module == NULL) {
-        return NULL;
-    }
-    PyObject *fn = PyObject_GetAttrString(module, function);
-    Py_DECREF(module);
+    PyObject *fn = state_import("asyncio.base_tasks", function);
     PyObject *res = fn != NULL ? PyObject_CallObject(fn, args) : NULL;
     Py_XDECREF(fn);
     return res;

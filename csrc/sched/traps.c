@@ -113,17 +113,13 @@ done:
 int
 traps_init(PyObject *module, struct module_state *state)
 {
-    PyObject *enum_module = PyImport_ImportModule("enum");
-    if (enum_module == NULL) {
+    state->Enum = state_import("enum", "Enum");
+    if (state->Enum == NULL) {
         return -1;
     }
-    state->Enum = PyObject_GetAttrString(enum_module, "Enum");
-    PyObject *str_enum = PyObject_GetAttrString(enum_module, "StrEnum");
-    Py_DECREF(enum_module);
+    PyObject *str_enum = state_import("enum", "StrEnum");
     int rc = -1;
-    if (state->Enum != NULL && str_enum != NULL
-        && make_event(module, state) == 0)
-    {
+    if (str_enum != NULL && make_event(module, state) == 0) {
         PyObject *members = Py_BuildValue("[(ss)(ss)]", "TO_READ", "to_read",
                                           "TO_WRITE", "to_write");
         if (members != NULL) {
