@@ -272,6 +272,55 @@ def test_a_new_socket_with_the_number_of_a_closed_one(backend: str) -> None:
     pyloop.run(root(), backend=backend)
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "ticking"])
+def test_a_socket_that_is_closed_while_tasks_wait_for_it(busy: bool, backend: str) -> None:
+    async def tick() -> None:
+        while True:
+            await pyloop.sleep(0.05)
+
+    async def root(left: socket.socket, still_open: socket.socket) -> None:
+        fill_socket(left)
+        ticker = await pyloop.spawn(tick()) if busy else None
+        reader = await pyloop.spawn(wait(READERS["recv"], left))
+        writer = await pyloop.spawn(wait(WRITERS["sendall"], left))
+        other = await pyloop.spawn(wait(READERS["recv"], still_open))
+        await pyloop.sleep(0.001)
+        kept = os.dup(left.fileno())  # so that the peer sees nothing
+        left.close()
+        for waiter in (reader, writer):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                await waiter
+        assert not other.done()
+        for task in (other, ticker):
+            if task is not None:
+                task.cancel()
+        os.close(kept)
+
+    with pair() as (left, _), pair() as (still_open, _):
+        pyloop.run(root(left, still_open), backend=backend)
+
+
+def test_a_number_does_not_join_those_who_wait_for_a_socket_that_had_it(backend: str) -> None:
+    async def root() -> None:
+        left, right = socket.socketpair()
+        with right:
+            left.setblocking(False)
+            number = left.fileno()
+            old = await pyloop.spawn(pyloop.recv(left))
+            await settle()
+            left.close()
+            new, peer = reuse(number)
+            with new, peer:
+                waiter = await pyloop.spawn(pyloop.wait_readable(number))
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    await old
+                assert not waiter.done()
+                peer.send(b"x")
+                await waiter
+
+    pyloop.run(root(), backend=backend)
+
+
 def test_a_waiter_of_a_closed_socket_never_gets_the_data_of_its_successor(backend: str) -> None:
     async def root() -> None:
         old_left, old_right = socket.socketpair()

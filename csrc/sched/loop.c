@@ -58,15 +58,15 @@ loop_watch_forks(void)
 /* --- phases of a turn --- */
 
 static int
-sleep_in_poller(struct reactor *reactor)
+sleep_in_poller(struct reactor *reactor, int64_t patience_ns)
 {
     if (reactor->ops->calls_out) {
-        return reactor_wait(reactor, PL_FOREVER);
+        return reactor_wait(reactor, patience_ns);
     }
     /* Only the sleep itself goes without the GIL: another thread may call us
      * then, even where it should not, and must not meet us inside of the
      * timers and watches. */
-    int64_t limit_ns = reactor_sleep_limit_ns(reactor, PL_FOREVER);
+    int64_t limit_ns = reactor_sleep_limit_ns(reactor, patience_ns);
     int n;
     Py_BEGIN_ALLOW_THREADS
     n = reactor_sleep(reactor, limit_ns);
@@ -82,6 +82,7 @@ wait_for_events(LoopObject *loop)
     struct reactor *reactor = loop->reactor;
     loop_leave_task(loop);
     bool idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
+    int64_t patience_ns = idle ? loop_watch_patience_ns(loop) : 0;
     /* A selector is to show who waits, not who waited.  call-out: releases
      * sockets, wakes refused waiters */
     reactor_flush(reactor, idle || reactor->ops->calls_out, loop_watch_refused,
@@ -94,7 +95,7 @@ wait_for_events(LoopObject *loop)
     else {
         loop->woken = false;
         loop->sleeping = true;
-        n = sleep_in_poller(reactor);
+        n = sleep_in_poller(reactor, patience_ns);
         loop->sleeping = false;
     }
     if (n == -EINTR) {
@@ -203,6 +204,7 @@ run_ready(LoopObject *loop)
     int rc = 0;
     uint32_t n = ring_length(&loop->ready.ring);
     loop->ready.steps_since_poll += n;
+    loop->watches.may_be_closed |= n > 0;
     loop->flushes.open = true;
     while (n-- > 0) {
         struct runnable *runnable = ring_pop(&loop->ready.ring);

@@ -11,6 +11,7 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "compat.h"
 #include "errors.h"
@@ -51,6 +52,30 @@ stands_for_one_file(LoopObject *loop, PyObject *owner)
            || Py_IS_TYPE(owner, loop->state->StreamEndType);
 }
 
+/* Whether the socket that the watch was made for has been closed since,
+ * without a word to the loop: then it has no number any more, or another. */
+static bool
+owner_is_closed(LoopObject *loop, const struct watch *watch)
+{
+    Py_ssize_t offset = loop->state->socket_fd_offset;
+    if (watch->owner == NULL || offset < 0 || !is_socket(loop, watch->owner)) {
+        return false;
+    }
+    int fd;
+    memcpy(&fd, (const char *)watch->owner + offset, sizeof(fd));
+    return fd != watch->fd;
+}
+
+/* A bare number must not join those that wait for a socket which had it. */
+static void
+forget_if_closed(LoopObject *loop, int fd)
+{
+    const struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
+    if (watch != NULL && watch->wanted != 0 && owner_is_closed(loop, watch)) {
+        loop_forget_fd(loop, fd, -EBADF); /* call-out */
+    }
+}
+
 /* Two objects may stand for one file, as a socket and what its makefile() made
  * do.  Whether `owner` is the second of two: others wait for `fd` in the name
  * of an object that still goes by this number.  (Of two sockets one must have
@@ -81,8 +106,14 @@ int
 loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
            PyObject *waiter, bool persistent, PyObject **taken)
 {
+    int shared = 0;
     /* No reactor: closed, by what the caller called since it asked. */
-    int shared = loop->reactor != NULL ? is_shared(loop, fd, owner) : 0;
+    if (owner != NULL && loop->reactor != NULL) {
+        shared = is_shared(loop, fd, owner); /* call-out */
+    }
+    else if (loop->reactor != NULL) {
+        forget_if_closed(loop, fd); /* call-out */
+    }
     struct reactor *reactor = loop->reactor;
     if (PL_UNLIKELY(reactor == NULL || shared < 0)) {
         return shared < 0 ? -1 : loop_check_usable(loop);
@@ -269,6 +300,39 @@ loop_forget_fd(LoopObject *loop, int fd, int error)
         }
     }
     Py_XDECREF(owner); /* call-out */
+}
+
+static int
+end_hopeless(struct watch *watch, void *arg)
+{
+    LoopObject *loop = arg;
+    for (int side = 0; side < 2; side++) {
+        if (watch->waiter[side] != NULL && !(watch->persistent >> side & 1)
+            && owner_is_closed(loop, watch))
+        {
+            PyObject *waiter = reactor_watch_clear(loop->reactor, watch, side);
+            hand_over(loop, waiter, false, -EBADF);
+        }
+    }
+    return 0;
+}
+
+int64_t
+loop_watch_patience_ns(LoopObject *loop)
+{
+    if (!loop->watches.may_be_closed || loop->reactor->n_waiters == 0
+        || loop->selector != NULL)
+    {
+        return PL_FOREVER;
+    }
+    int64_t now_ns = loop->ready.polled_at_ns;
+    if (now_ns < loop->watches.look_at_ns) {
+        return loop->watches.look_at_ns - now_ns;
+    }
+    loop->watches.look_at_ns = now_ns + PL_LOOK_FOR_CLOSED_NS;
+    loop->watches.may_be_closed = false;
+    (void)fdtable_foreach(&loop->reactor->fds, end_hopeless, loop);
+    return PL_FOREVER;
 }
 
 /* A callback of add_reader() or add_writer() was refused for a reason that its
