@@ -660,6 +660,50 @@ def test_a_comparison_that_removes_another_callback() -> None:
     pyloop.run(root())
 
 
+class Compiled(Coroutine[Any, Any, Any]):
+    """A coroutine that is not Python's own, as those of Cython."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+        self._coro = coro
+
+    def send(self, value: Any) -> Any:
+        return self._coro.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._coro.throw(*args)
+
+    def close(self) -> None:
+        self._coro.close()
+
+    def __await__(self) -> Any:
+        return self._coro.__await__()
+
+
+def test_a_coroutine_that_is_not_pythons_own() -> None:
+    async def child(chan: pyloop.Channel[str]) -> str:
+        await asyncio.sleep(0)
+        try:
+            return await chan.recv()
+        except asyncio.CancelledError:
+            return "cancelled"
+
+    async def root() -> None:
+        chan: pyloop.Channel[str] = pyloop.Channel()
+        task = await pyloop.spawn(Compiled(child(chan)))
+        await chan.send("value")
+        assert await task == "value"
+        task = await pyloop.spawn(Compiled(child(chan)))
+        await settle()
+        task.cancel()
+        assert await task == "cancelled"
+        with pytest.raises(ZeroDivisionError):
+            await (await pyloop.spawn(Compiled(fail(ZeroDivisionError()))))
+
+    assert pyloop.run(Compiled(root()), Compiled(value(3))) == [None, 3]
+    with pytest.raises(TypeError, match="needs a coroutine or generator"):
+        pyloop.spawn(object())  # type: ignore[arg-type]
+
+
 class Insistent:
     """A future of somebody's that calls its callbacks again and again."""
 

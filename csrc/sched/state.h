@@ -68,6 +68,7 @@ struct TaskObject;
     X(RawSocketType)   /* _socket.socket */ \
     X(SelectorKey)     /* selectors.SelectorKey */ \
     X(Mapping)         /* collections.abc.Mapping */ \
+    X(Coroutine)       /* collections.abc.Coroutine */ \
     X(StreamTransport) /* pyloop._transport.StreamTransport */ \
     X(connect_by_name) /* pyloop._resolve.connect_by_name */ \
     X(sendto_by_name)  /* pyloop._resolve.sendto_by_name */ \

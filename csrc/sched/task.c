@@ -14,11 +14,20 @@
 
 /* --- making --- */
 
-static bool
+static inline bool
+is_of_python(PyObject *coro)
+{
+    return PyCoro_CheckExact(coro) || PyGen_CheckExact(coro);
+}
+
+/* 1, 0, or -1 with an exception.  Coroutines that are not Python's own (those
+ * of Cython ...) are known by collections.abc. */
+static int
 is_coroutine_like(struct module_state *state, PyObject *coro)
 {
-    return PyCoro_CheckExact(coro) || PyGen_CheckExact(coro)
-           || op_check(state, coro);
+    return is_of_python(coro) || op_check(state, coro)
+               ? 1
+               : PyObject_IsInstance(coro, state->Coroutine);
 }
 
 static bool
@@ -39,6 +48,9 @@ task_coroutine_is_fresh(struct module_state *state, PyObject *coro)
 {
     if (op_check(state, coro)) {
         return ((OpObject *)coro)->status == OP_NEW;
+    }
+    if (PL_UNLIKELY(!is_of_python(coro))) {
+        return true; /* as far as anybody can know */
     }
 #if PY_VERSION_HEX < 0x030E0000
     return ((PyGenObject *)coro)->gi_frame_state == state->frame_state_created;
@@ -62,7 +74,11 @@ int
 task_check_coroutine(struct module_state *state, PyObject *coro,
                      const char *who)
 {
-    if (PL_UNLIKELY(!is_coroutine_like(state, coro))) {
+    int is_like = is_coroutine_like(state, coro);
+    if (PL_UNLIKELY(is_like < 0)) {
+        return -1;
+    }
+    if (PL_UNLIKELY(is_like == 0)) {
         const char *hint
             = PyCallable_Check(coro)
                   ? "; call the async function to get its coroutine"

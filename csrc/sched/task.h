@@ -73,7 +73,7 @@ void task_free_all(struct module_state *state);
  * call. */
 int task_check_coroutine(struct module_state *state, PyObject *coro,
                          const char *who);
-/* Whether it has not run yet.  For coroutines and generators only. */
+/* Whether it has not run yet, as far as that can be known. */
 bool task_coroutine_is_fresh(struct module_state *state, PyObject *coro);
 
 /* Ends the task; steals nothing.  exc NULL: with `result`. */

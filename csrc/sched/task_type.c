@@ -648,7 +648,13 @@ static PyType_Spec Task_spec = {
 int
 task_init(PyObject *module, struct module_state *state)
 {
-    if (task_probe_fresh_state(state) < 0) {
+    PyObject *abc = PyImport_ImportModule("collections.abc");
+    if (abc == NULL) {
+        return -1;
+    }
+    state->Coroutine = PyObject_GetAttrString(abc, "Coroutine");
+    Py_DECREF(abc);
+    if (state->Coroutine == NULL || task_probe_fresh_state(state) < 0) {
         return -1;
     }
     return state_add_type(module, &state->TaskType, &Task_spec, "Task");
