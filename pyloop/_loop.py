@@ -18,15 +18,14 @@ import sys
 import types
 import warnings
 import weakref
-from asyncio import base_events, constants, sslproto, trsock
+from asyncio import base_events, constants, trsock
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pyloop import _core
+from pyloop import _core, _tls
 from pyloop._run import run_tasks
-from pyloop._tls import SharingProtocol, share_buffer
 from pyloop._transport import DatagramTransport, StreamTransport
 
 if TYPE_CHECKING:
@@ -364,7 +363,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 **timeouts,
             )
         self._ensure_fd_no_transport(rawsock)
-        tls = SharingProtocol(
+        tls = _tls.PROTOCOL(
             self,
             protocol,
             sslcontext,
@@ -413,9 +412,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        tls = getattr(secured, "_ssl_protocol", None)
-        if isinstance(tls, sslproto.SSLProtocol):
-            share_buffer(self, tls)
+        _tls.adopt(self, secured)
         return secured
 
     # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
