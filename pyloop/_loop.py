@@ -24,7 +24,7 @@ from concurrent.futures import Executor
 from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pyloop import _core, _tls
+from pyloop import _core
 from pyloop._run import run_tasks
 from pyloop._transport import DatagramTransport, StreamTransport
 
@@ -363,6 +363,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 **timeouts,
             )
         self._ensure_fd_no_transport(rawsock)
+        from pyloop import _tls  # at the first TLS connection: most programs have none
+
         tls = _tls.PROTOCOL(
             self,
             protocol,
@@ -412,6 +414,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
+        from pyloop import _tls
+
         _tls.adopt(self, secured)
         return secured
 
