@@ -36,7 +36,7 @@ _AGAIN = getattr(sslproto, "SSLAgainErrors", ())  # a Python may have been built
 _FATAL = "Fatal error on SSL protocol"
 
 
-class TLSTransport(sslproto._SSLProtocolTransport):
+class SSLTransport(sslproto._SSLProtocolTransport):
     """What the application writes to."""
 
     _ssl_protocol: Any  # None after the second close()
@@ -80,7 +80,7 @@ class TLSTransport(sslproto._SSLProtocolTransport):
 _Base: Any = sslproto.SSLProtocol  # the stubs describe the one of 3.10
 
 
-class TLSProtocol(_Base):  # type: ignore[misc]
+class SSLProtocol(_Base):  # type: ignore[misc]
     """What stands between a transport and the application's protocol."""
 
     max_size = 0  # of the buffer that __init__ makes
@@ -104,7 +104,7 @@ class TLSProtocol(_Base):  # type: ignore[misc]
 
     def _get_app_transport(self) -> Any:
         if not self._app_transport_created:
-            self._app_transport = TLSTransport(self._loop, self)
+            self._app_transport = SSLTransport(self._loop, self)
             self._app_transport_created = True
         return super()._get_app_transport()
 
@@ -224,10 +224,10 @@ def adopt(loop: EventLoop, transport: Any) -> None:
         return
     protocol: Any = transport._ssl_protocol
     if type(protocol) is _Base:
-        transport.__class__ = TLSTransport
-        protocol.__class__ = TLSProtocol
+        transport.__class__ = SSLTransport
+        protocol.__class__ = SSLProtocol
         protocol._set_up(loop)
 
 
 # What a loop makes.
-PROTOCOL: type[Any] = TLSProtocol if _KNOWN else sslproto.SSLProtocol
+PROTOCOL: type[Any] = SSLProtocol if _KNOWN else sslproto.SSLProtocol

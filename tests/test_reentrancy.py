@@ -443,3 +443,24 @@ def test_a_buffer_in_a_cycle_is_given_back_before_anything_is_cleared() -> None:
             in_a_cycle(left)
         gc.collect()
     assert released == ["buffer"] * 20
+
+
+def test_a_loop_that_begins_to_run_cannot_be_closed(loop: pyloop.EventLoop) -> None:
+    """What it asks before its first turn may run Python code."""
+    refused = []
+
+    def close(frame: Any, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == "main_thread":
+            sys.setprofile(None)
+            try:
+                loop.close()
+            except RuntimeError as exc:
+                refused.append(str(exc))
+
+    loop.call_soon(loop.stop)
+    sys.setprofile(close)
+    try:
+        loop.run_forever()
+    finally:
+        sys.setprofile(None)
+    assert refused == ["Cannot close a running event loop"]

@@ -19,7 +19,7 @@ import pytest
 from asyncio_support import Noting, Run, make_loop, runner, turns
 from support import socketpair, tls_contexts
 
-from pyloop._tls import TLSProtocol, TLSTransport
+from pyloop._tls import SSLProtocol, SSLTransport
 
 RECORD = 16 * 1024  # what a record holds at most
 
@@ -700,7 +700,7 @@ def test_every_way_to_tls_is_the_short_one(run_ours: Run, certificate: Path) -> 
             server.close()
             await server.wait_closed()
         assert len(made) == 4
-        assert {type(transport) for transport in made} == {TLSTransport}
+        assert {type(transport) for transport in made} == {SSLTransport}
 
     run_ours(main())
 
@@ -831,7 +831,7 @@ def test_what_others_have_made_of_a_connection_is_left_alone(
         await writer.start_tls(for_client, server_hostname="localhost")
         protocol: Any = writer.transport._ssl_protocol  # type: ignore[attr-defined]
         assert type(protocol) is Theirs
-        assert not isinstance(protocol, TLSProtocol)
+        assert not isinstance(protocol, SSLProtocol)
         writer.write(b"echo")
         assert await reader.readexactly(4) == b"echo"
         writer.close()

@@ -432,16 +432,21 @@ track_ready(LoopObject *loop)
 enum loop_exit
 loop_run(LoopObject *loop, enum loop_mode mode)
 {
-    int in_main = is_main_thread(loop);
-    if (in_main < 0 || (in_main && loop_signals_enter(loop) < 0)) {
+    if (loop_check_usable(loop) < 0) {
         return LOOP_EXIT_ERROR;
     }
+    /* It counts as running from here on: what is called below may run Python
+     * code (a destructor, a signal handler), and must not close it. */
     LoopObject *outer = loop_running_tls;
     Py_INCREF(loop);
     loop_running_tls = loop;
     loop->thread_id = PyThread_get_thread_ident();
 
-    enum loop_exit reason = run_turns(loop, mode);
+    enum loop_exit reason = LOOP_EXIT_ERROR;
+    int in_main = is_main_thread(loop); /* call-out */
+    if (in_main == 0 || (in_main > 0 && loop_signals_enter(loop) == 0)) {
+        reason = run_turns(loop, mode);
+    }
 
     loop_leave_task(loop);
     if (loop->signals.handlers == NULL
