@@ -69,6 +69,7 @@ class World:
         self.pairs = [socketpair() for _ in range(3)]
         self.selector = pyloop.Selector()
         self.loop: Any = None
+        self.is_turning = False
         self.make_loop()
 
     def make_loop(self) -> None:
@@ -146,11 +147,14 @@ class World:
             self.actions_left = MAX_ACTIONS
             if self.loop.is_closed():
                 self.after_close()
+            self.is_turning = True
             try:
                 self.loop.call_soon(self.loop.stop)
                 self.loop.run_forever()
             except ALLOWED:
                 pass
+            finally:
+                self.is_turning = False
             self.check()
 
     def after_close(self) -> None:
@@ -578,6 +582,8 @@ def close_loop(world: World, n: int) -> None:
 
 
 def run_loop(world: World, n: int) -> None:
+    if world.is_turning and not world.loop.is_running():
+        return  # it would run, and take the end of the turn that is about to begin
     if n % 2:
         world.loop.run_forever() if world.loop.is_running() else world.turn()
     else:
