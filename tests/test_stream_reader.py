@@ -9,47 +9,22 @@ import asyncio
 import gc
 import random
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import face_support
 import pytest
-from support import socketpair
-
-import pyloop
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "pyloop": pyloop.EventLoop,
-    "asyncio": asyncio.SelectorEventLoop,
-}
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Run:
-    def run_on(coro: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-            return runner.run(asyncio.wait_for(coro, 60))
-
-    return run_on
+from asyncio_support import Run
+from face_support import Pair
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    left, right = socketpair()
-    with left, right:
-        yield left, right
+def pair() -> Iterator[Pair]:
+    with face_support.pair() as ends:
+        yield ends
 
 
-Pair = tuple[socket.socket, socket.socket]
-
-
-class Reports:
-    def __init__(self) -> None:
-        self.contexts: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(
-            lambda loop, context: self.contexts.append(context)
-        )
-
+class Reports(face_support.Reports):
     async def first(self) -> dict[str, Any]:
         while not self.contexts:
             await asyncio.sleep(0.001)

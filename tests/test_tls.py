@@ -16,23 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from asyncio_support import Noting, Run, make_loop, runner, turns
+from asyncio_support import Noting, Run, make_loop, turns
 from support import socketpair, tls_contexts
 
 from pyloop._tls import SSLProtocol, SSLTransport
 
 RECORD = 16 * 1024  # what a record holds at most
-
-
-@pytest.fixture(params=["epoll", "poll", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on a loop of that kind."""
-    return runner(request.param)
-
-
-@pytest.fixture(params=["epoll", "poll"])
-def run_ours(request: pytest.FixtureRequest) -> Run:
-    return runner(request.param)
 
 
 class Taking(Noting):

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from face_support import Reports
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import drain_socket, listener, socketpair
@@ -630,6 +631,17 @@ class Recorder(asyncio.Protocol):
         self.lost.set_result(exc)
 
 
+def recorders() -> tuple[list[Recorder], Callable[[], Recorder]]:
+    """A protocol factory, and the list of what it has made."""
+    made_protocols: list[Recorder] = []
+
+    def make() -> Recorder:
+        made_protocols.append(Recorder())
+        return made_protocols[-1]
+
+    return made_protocols, make
+
+
 class BufferedRecorder(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self.got = bytearray()
@@ -761,14 +773,8 @@ def test_a_transport_that_the_poller_refuses(side: str, count: int, error: int) 
 @pytest.mark.parametrize("count", [1, ALWAYS])
 def test_a_server_that_the_poller_refuses(count: int, error: int) -> None:
     async def main() -> None:
-        reports: list[Any] = []
-        loop().set_exception_handler(lambda running, context: reports.append(context))
-        made_protocols: list[Recorder] = []
-
-        def make() -> Recorder:
-            made_protocols.append(Recorder())
-            return made_protocols[-1]
-
+        reports = Reports()
+        made_protocols, make = recorders()
         with listener() as sock:
             add(("epoll_ctl",), sock, count=count, error=error)
             async with await loop().create_server(make, sock=sock):
@@ -777,12 +783,12 @@ def test_a_server_that_the_poller_refuses(count: int, error: int) -> None:
                     await asyncio.sleep(0)
                 await asyncio.sleep(0.001)
                 with socket.create_connection(sock.getsockname()):
-                    while not made_protocols and not reports:
+                    while not made_protocols and not reports.contexts:
                         await asyncio.sleep(0.001)
                 for served in made_protocols:
                     await served.lost
         assert len(made_protocols) == (count == 1)
-        assert [report["exception"].errno for report in reports] == [error] * (count != 1)
+        assert [exc.errno for exc in reports.exceptions] == [error] * (count != 1)
 
     run_asyncio(main(), "epoll")
 
@@ -791,13 +797,12 @@ def test_a_callback_that_the_poller_refuses_is_reported() -> None:
     left, right = socketpair()
 
     async def main() -> None:
-        reports: list[Any] = []
-        loop().set_exception_handler(lambda running, context: reports.append(context))
+        reports = Reports()
         called = asyncio.Event()
         add(("epoll_ctl",), left, error=errno.ENOSPC)
         loop().add_reader(left, called.set)
         await called.wait()
-        assert [report["exception"].errno for report in reports] == [errno.ENOSPC]
+        assert [exc.errno for exc in reports.exceptions] == [errno.ENOSPC]
         assert not loop().remove_reader(left)
 
     with left, right:
@@ -876,14 +881,8 @@ def test_a_server_that_cannot_accept_goes_on(backend: str, error: int) -> None:
     """Where descriptors are short it pauses, as asyncio does, for a second; nothing is lost."""
 
     async def main() -> None:
-        reports: list[Any] = []
-        loop().set_exception_handler(lambda running, context: reports.append(context))
-        made_protocols: list[Recorder] = []
-
-        def make() -> Recorder:
-            made_protocols.append(Recorder())
-            return made_protocols[-1]
-
+        reports = Reports()
+        made_protocols, make = recorders()
         with listener() as sock:
             # In its queue before the first accept.
             clients = [socket.create_connection(sock.getsockname()) for _ in range(3)]
@@ -900,7 +899,7 @@ def test_a_server_that_cannot_accept_goes_on(backend: str, error: int) -> None:
             assert sorted(bytes(served.got) for served in made_protocols) == [b"0", b"1", b"2"]
             assert hits(ACCEPTING) == 1
             assert made(ACCEPTING) < 30
-            assert len(reports) == (error in SHORTAGES)
+            assert len(reports.contexts) == (error in SHORTAGES)
 
     run_asyncio(main(), backend)
 
