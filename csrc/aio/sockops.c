@@ -10,6 +10,7 @@
 #include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/ioop.h"
+#include "sched/sockfd.h"
 
 typedef PyObject *(*ioop_fn)(PyObject *module, PyObject *const *args,
                              Py_ssize_t nargs, PyObject *kwnames);
@@ -86,9 +87,7 @@ sock_op(LoopObject *self, const struct args_spec *spec, ioop_fn function,
     if (args_bind(spec, args, nargs, kwnames, bound) < 0) {
         return NULL;
     }
-    if (PL_UNLIKELY(!PyObject_TypeCheck(
-            bound[0], (PyTypeObject *)self->state->RawSocketType)))
-    {
+    if (PL_UNLIKELY(!sockfd_is_socket(self->state, bound[0]))) {
         return call_asyncio(self, spec, bound);
     }
     if (PL_UNLIKELY(self->debug) && check_nonblocking(bound[0]) < 0) {

@@ -9,6 +9,7 @@
 #include "sched/compat.h"
 #include "sched/errors.h"
 #include "sched/handle.h"
+#include "sched/sockfd.h"
 #include "server.h"
 #include "stream.h"
 
@@ -265,8 +266,7 @@ const char Loop_close_socket_doc[] = PyDoc_STR(
 PyObject *
 Loop_close_socket(LoopObject *self, PyObject *sock)
 {
-    if (!PyObject_TypeCheck(sock, (PyTypeObject *)self->state->RawSocketType))
-    {
+    if (!sockfd_is_socket(self->state, sock)) {
         PyErr_Format(PyExc_TypeError,
                      "close_socket() needs a socket.socket, not %.200s (%R)",
                      Py_TYPE(sock)->tp_name, sock);

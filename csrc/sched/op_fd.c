@@ -123,8 +123,8 @@ wait_attempt(OpObject *op, PyObject **result)
 static bool
 is_writable_now(OpObject *op)
 {
-    PyTypeObject *type = (PyTypeObject *)op->loop->state->RawSocketType;
-    if (!PyObject_TypeCheck(op->object, type) || op->loop->selector != NULL
+    if (!sockfd_is_socket(op->loop->state, op->object)
+        || op->loop->selector != NULL
         || !loop_watch_is_clear(op->loop, op->fd, op->object, op->side))
     {
         return false;

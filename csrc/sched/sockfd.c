@@ -82,19 +82,15 @@ is_ssl_socket(PyObject *sock)
 static int
 read_fd(struct module_state *state, PyObject *sock)
 {
-    if (state->socket_fd_offset >= 0) {
-        int fd;
-        memcpy(&fd, (char *)sock + state->socket_fd_offset, sizeof(fd));
-        return fd;
-    }
-    return call_fileno(state, sock);
+    return state->socket_fd_offset >= 0 ? sockfd_peek(state, sock)
+                                        : call_fileno(state, sock);
 }
 
 int
 sockfd_get_slow(struct module_state *state, PyObject *sock, const char *who)
 {
     if (PL_UNLIKELY(!Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType))) {
-        if (!PyObject_TypeCheck(sock, (PyTypeObject *)state->RawSocketType)) {
+        if (!sockfd_is_socket(state, sock)) {
             PyErr_Format(PyExc_TypeError,
                          "%s() needs a socket.socket, not %.200s (%R)", who,
                          Py_TYPE(sock)->tp_name, sock);
@@ -122,7 +118,7 @@ sockfd_get_slow(struct module_state *state, PyObject *sock, const char *who)
 int
 sockfd_of_fileobj(struct module_state *state, PyObject *obj, const char *who)
 {
-    if (PyObject_TypeCheck(obj, (PyTypeObject *)state->RawSocketType)) {
+    if (sockfd_is_socket(state, obj)) {
         int fd = read_fd(state, obj);
         if (fd < 0 && fd != -2) {
             errors_from_errno(EBADF, "%s(): the socket %R is closed", who,

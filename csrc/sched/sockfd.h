@@ -9,6 +9,25 @@
 
 #include "state.h"
 
+/* Whether it is a socket of the C type: a socket.socket, or whatever else
+ * derives from it. */
+static inline bool
+sockfd_is_socket(struct module_state *state, PyObject *obj)
+{
+    return Py_IS_TYPE(obj, (PyTypeObject *)state->SocketType)
+           || PyObject_TypeCheck(obj, (PyTypeObject *)state->RawSocketType);
+}
+
+/* The descriptor in such a socket as it is at this moment, without a call; -1
+ * for a closed one.  Only where state->socket_fd_offset is known. */
+static inline int
+sockfd_peek(struct module_state *state, PyObject *sock)
+{
+    int fd;
+    memcpy(&fd, (const char *)sock + state->socket_fd_offset, sizeof(fd));
+    return fd;
+}
+
 /* sockfd_get() for what is not a plain, open socket. */
 int sockfd_get_slow(struct module_state *state, PyObject *sock,
                     const char *who);
@@ -22,8 +41,7 @@ sockfd_get(struct module_state *state, PyObject *sock, const char *who)
     if (PL_LIKELY(Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType)
                   && state->socket_fd_offset >= 0))
     {
-        int fd;
-        memcpy(&fd, (const char *)sock + state->socket_fd_offset, sizeof(fd));
+        int fd = sockfd_peek(state, sock);
         if (PL_LIKELY(fd >= 0)) {
             return fd;
         }

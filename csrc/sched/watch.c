@@ -11,7 +11,6 @@
 #include "loop.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "compat.h"
 #include "errors.h"
@@ -34,21 +33,13 @@ hand_over(LoopObject *loop, PyObject *waiter, bool persistent, int error)
     Py_DECREF(waiter); /* call-out */
 }
 
-static inline bool
-is_socket(LoopObject *loop, PyObject *owner)
-{
-    struct module_state *state = loop->state;
-    return Py_IS_TYPE(owner, (PyTypeObject *)state->SocketType)
-           || PyObject_TypeCheck(owner, (PyTypeObject *)state->RawSocketType);
-}
-
 /* A socket stands for one file as long as it has a number, and so does the end
  * of a transport.  What merely has a fileno() may answer for another file
  * tomorrow, under the same number. */
 static inline bool
 stands_for_one_file(LoopObject *loop, PyObject *owner)
 {
-    return is_socket(loop, owner)
+    return sockfd_is_socket(loop->state, owner)
            || Py_IS_TYPE(owner, loop->state->StreamEndType);
 }
 
@@ -57,13 +48,10 @@ stands_for_one_file(LoopObject *loop, PyObject *owner)
 static bool
 owner_is_closed(LoopObject *loop, const struct watch *watch)
 {
-    Py_ssize_t offset = loop->state->socket_fd_offset;
-    if (watch->owner == NULL || offset < 0 || !is_socket(loop, watch->owner)) {
-        return false;
-    }
-    int fd;
-    memcpy(&fd, (const char *)watch->owner + offset, sizeof(fd));
-    return fd != watch->fd;
+    struct module_state *state = loop->state;
+    return watch->owner != NULL && state->socket_fd_offset >= 0
+           && sockfd_is_socket(state, watch->owner)
+           && sockfd_peek(state, watch->owner) != watch->fd;
 }
 
 /* A bare number must not join those that wait for a socket which had it. */
@@ -86,7 +74,8 @@ is_shared(LoopObject *loop, int fd, PyObject *owner)
     const struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
     if (watch == NULL || watch->wanted == 0 || watch->owner == NULL
         || owner == NULL || watch->owner == owner
-        || (is_socket(loop, owner) && is_socket(loop, watch->owner)))
+        || (sockfd_is_socket(loop->state, owner)
+            && sockfd_is_socket(loop->state, watch->owner)))
     {
         return 0;
     }
