@@ -54,31 +54,20 @@ owner_is_closed(LoopObject *loop, const struct watch *watch)
            && sockfd_peek(state, watch->owner) != watch->fd;
 }
 
-/* A bare number must not join those that wait for a socket which had it. */
-static void
-forget_if_closed(LoopObject *loop, int fd)
-{
-    const struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
-    if (watch != NULL && watch->wanted != 0 && owner_is_closed(loop, watch)) {
-        loop_forget_fd(loop, fd, -EBADF); /* call-out */
-    }
-}
-
 /* Two objects may stand for one file, as a socket and what its makefile() made
- * do.  Whether `owner` is the second of two: others wait for `fd` in the name
- * of an object that still goes by this number.  (Of two sockets one must have
- * been closed behind our back.)  -1 with an exception. */
+ * do.  Whether `owner` is the second of two: others wait in the name of an
+ * object that still goes by this number.  (Of two sockets one must have been
+ * closed behind our back.)  -1 with an exception. */
 static int
-is_shared(LoopObject *loop, int fd, PyObject *owner)
+is_shared(LoopObject *loop, const struct watch *watch, PyObject *owner)
 {
-    const struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
-    if (watch == NULL || watch->wanted == 0 || watch->owner == NULL
-        || owner == NULL || watch->owner == owner
+    if (watch->owner == NULL
         || (sockfd_is_socket(loop->state, owner)
             && sockfd_is_socket(loop->state, watch->owner)))
     {
         return 0;
     }
+    int fd = watch->fd;
     PyObject *first = Py_NewRef(watch->owner);
     int number = sockfd_of_fileobj(loop->state, first, ""); /* call-out */
     Py_DECREF(first);                                       /* call-out */
@@ -91,26 +80,42 @@ is_shared(LoopObject *loop, int fd, PyObject *owner)
     return number == fd;
 }
 
+/* Others wait for the number in another name than `owner`.  1 if both stand
+ * for one file, which is then known by its number; 0 if not, or if no owner
+ * was given: a bare number must not join those that wait for a socket which
+ * had it.  -1 with an exception. */
+static int
+meet_other_owner(LoopObject *loop, const struct watch *watch, PyObject *owner)
+{
+    if (owner != NULL) {
+        return is_shared(loop, watch, owner); /* call-out */
+    }
+    if (owner_is_closed(loop, watch)) {
+        loop_forget_fd(loop, watch->fd, -EBADF); /* call-out */
+    }
+    return 0;
+}
+
 int
 loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
            PyObject *waiter, bool persistent, PyObject **taken)
 {
-    int shared = 0;
-    /* No reactor: closed, by what the caller called since it asked. */
-    if (owner != NULL && loop->reactor != NULL) {
-        shared = is_shared(loop, fd, owner); /* call-out */
+    if (PL_UNLIKELY(loop->reactor == NULL)) {
+        /* Closed, by what the caller called since it asked. */
+        return loop_check_usable(loop);
     }
-    else if (loop->reactor != NULL) {
-        forget_if_closed(loop, fd); /* call-out */
+    struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
+    if (PL_UNLIKELY(watch != NULL && watch->wanted != 0
+                    && watch->owner != owner))
+    {
+        int shared = meet_other_owner(loop, watch, owner); /* call-out */
+        if (shared < 0 || loop->reactor == NULL) {
+            return shared < 0 ? -1 : loop_check_usable(loop);
+        }
+        owner = shared ? NULL : owner;
+        watch = fdtable_get(&loop->reactor->fds, fd);
     }
     struct reactor *reactor = loop->reactor;
-    if (PL_UNLIKELY(reactor == NULL || shared < 0)) {
-        return shared < 0 ? -1 : loop_check_usable(loop);
-    }
-    if (PL_UNLIKELY(shared)) {
-        owner = NULL;
-    }
-    struct watch *watch = fdtable_get(&reactor->fds, fd);
     void *old_owner = NULL;
     void *stale[2] = {NULL, NULL};
     uint8_t stale_persistent = watch != NULL ? watch->persistent : 0;
