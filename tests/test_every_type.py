@@ -412,7 +412,7 @@ def references_and_blocks(kind: type) -> tuple[int, int]:
 @pytest.mark.parametrize("name", sorted(ROUNDS))
 def test_ten_thousand_objects_leave_nothing(name: str, world: World) -> None:
     kind = TYPES[name]
-    ROUNDS[name](world, 1000)  # fills free lists and caches
+    ROUNDS[name](world, 20_000)  # fills free lists and caches
     references, blocks = references_and_blocks(kind)
     ROUNDS[name](world, 10_000)
     references_now, blocks_now = references_and_blocks(kind)
