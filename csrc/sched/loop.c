@@ -9,8 +9,8 @@
  *
  * One turn is one pass.  The first five phases only move things to the ready
  * queue; run_ready runs a snapshot of it, so that what a task makes ready runs
- * in the next turn and I/O gets its share.  The GIL is released in `wait` and
- * nowhere else.
+ * in the next turn and I/O gets its share.  The loop's thread lets go of the
+ * GIL in `wait` and nowhere else.
  *
  * What is not here: how a coroutine is driven (step.c), what can be awaited
  * (op.c and the files of its kinds), who waits for which descriptor (watch.c),
@@ -502,6 +502,7 @@ start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
         return errors_from_core(rc, "making the %s poller", ops->name);
     }
     list_init(&loop->flushes.pending);
+    wakeup_clear(&loop->wakers.left_over);
     loop->forks = loop_forks;
     loop->initialised = true;
     return 0;
@@ -547,6 +548,13 @@ loop_release(LoopObject *loop)
         release_timers(loop);
         struct reactor *reactor = loop->reactor;
         loop->reactor = NULL;
+        /* A thread that writes to the wake-up must not write to whatever has
+         * its number next.  (In the child of a fork there is no such thread.)
+         */
+        if (loop->wakers.n > 0 && loop->forks == loop_forks) {
+            loop->wakers.left_over = reactor->wakeup;
+            wakeup_clear(&reactor->wakeup);
+        }
         reactor_destroy(reactor);
         PyMem_Free(reactor);
     }
@@ -740,9 +748,18 @@ loop_timer_stop(LoopObject *loop, struct loop_timer *timer)
 void
 loop_wake(LoopObject *loop)
 {
-    if (loop->sleeping && !loop->woken) {
-        loop->woken = true;
-        wakeup_signal(&loop->reactor->wakeup);
+    if (!loop->sleeping || loop->woken) {
+        return;
+    }
+    loop->woken = true;
+    /* Without the GIL, for the loop needs it as soon as it is awake. */
+    struct wakeup wakeup = loop->reactor->wakeup;
+    loop->wakers.n++;
+    Py_BEGIN_ALLOW_THREADS
+    wakeup_signal(&wakeup);
+    Py_END_ALLOW_THREADS
+    if (--loop->wakers.n == 0 && PL_UNLIKELY(loop->reactor == NULL)) {
+        wakeup_destroy(&loop->wakers.left_over);
     }
 }
 

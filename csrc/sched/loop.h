@@ -107,6 +107,12 @@ typedef struct LoopObject {
     bool stopping;
     bool sleeping; /* inside the poller without the GIL */
     bool woken;    /* the wake-up was signalled during this sleep */
+    /* Threads that are inside loop_wake without the GIL, and the wake-up that
+     * the last of them is to close, if the loop was closed meanwhile. */
+    struct {
+        unsigned n;
+        struct wakeup left_over;
+    } wakers;
     bool debug;
     char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
     PyObject *task_factory; /* owned: asyncio's, or NULL */
@@ -214,7 +220,8 @@ void loop_push_promised(LoopObject *loop, struct runnable *runnable);
  * at most once; takes a new reference.  -1 with RuntimeError when the loop is
  * closed, and for no other reason. */
 int loop_push_own(LoopObject *loop, struct runnable *runnable);
-/* Makes a sleeping loop look at its ready queue.  Any thread. */
+/* Makes a sleeping loop look at its ready queue.  Any thread; lets go of the
+ * GIL.  The caller holds a reference to the loop. */
 void loop_wake(LoopObject *loop);
 
 /* asyncio.current_task() for native tasks.  Their steps follow each other, so

@@ -502,6 +502,44 @@ def test_no_wakeup_is_lost(backend: str) -> None:
     assert made(WAITING) < 20 * n_calls
 
 
+def test_a_thread_that_wakes_a_closed_loop_writes_to_nobody_else(backend: str) -> None:
+    """It lets go of the GIL for that: the loop may be gone before it has written."""
+    running = pyloop.EventLoop(backend=backend)
+    near, gate = socket.socketpair()
+    wakeup_fds: list[int] = []
+    is_over = threading.Event()
+
+    def wake() -> None:
+        while not is_over.is_set():  # until one of the calls finds the loop asleep
+            running.call_soon_threadsafe(is_over.is_set)
+
+    def start() -> None:
+        fd = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(fd)
+        wakeup_fds.append(fd)
+        SHIM.faults_hold(fd, gate.fileno())
+        running.add_reader(near, running.stop)
+        thread.start()
+
+    thread = threading.Thread(target=wake)
+    with near, gate:
+        running.call_soon(start)
+        running.run_forever()
+        running.close()
+        (fd,) = wakeup_fds
+        os.fstat(fd)
+        reader, writer = os.pipe2(os.O_NONBLOCK)
+        is_over.set()
+        near.send(b"!")
+        thread.join()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.close(reader)
+        os.close(writer)
+
+
 # --- no byte is lost ---------------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@
  * A connect() that is hit with EINTR is made first, as the kernel goes on
  * with one.
  *
+ * faults_hold() makes the next write() to a descriptor wait at a gate.
+ *
  * faults_calls() says how often a call was made since faults_reset(), and
  * faults_hits() how often a rule hit: a test that hits nothing shows nothing.
  */
@@ -80,6 +82,8 @@ static atomic_int n_rules;
 static atomic_long n_made[N_CALLS];
 static atomic_long n_hits[N_CALLS];
 static uint64_t seed = 1;
+static atomic_int held_fd = -1;
+static atomic_int gate_fd = -1;
 
 static int
 find_call(const char *name)
@@ -142,6 +146,15 @@ faults_add(const char *list, int fd, long first, long count, int error,
     rules[i] = (struct rule){calls, fd, first, count, error, size};
     atomic_store(&n_rules, i + 1);
     return 0;
+}
+
+/* The next write() to `fd` sends a byte to `gate`, and goes on when it has read
+ * one from there. */
+EXPORT void
+faults_hold(int fd, int gate)
+{
+    atomic_store(&gate_fd, gate);
+    atomic_store(&held_fd, fd);
 }
 
 EXPORT long
@@ -330,9 +343,23 @@ sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
     return real(fd, messages, (unsigned)limit, flags);
 }
 
+static void
+wait_at_gate(void)
+{
+    char byte = 0;
+    int gate = atomic_load(&gate_fd);
+    if (syscall(SYS_write, gate, &byte, 1) == 1) {
+        (void)syscall(SYS_read, gate, &byte, 1);
+    }
+}
+
 EXPORT ssize_t
 write(int fd, const void *data, size_t length)
 {
+    int held = fd;
+    if (fd >= 0 && atomic_compare_exchange_strong(&held_fd, &held, -1)) {
+        wait_at_gate();
+    }
     WRAP(write, fd, &length);
     return real(fd, data, length);
 }
