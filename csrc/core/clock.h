@@ -2,6 +2,7 @@
 #ifndef PL_CORE_CLOCK_H
 #define PL_CORE_CLOCK_H
 
+#include <limits.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -30,6 +31,24 @@ clock_coarse_ns(void)
     clock_gettime(CLOCK_MONOTONIC, &ts);
 #endif
     return (int64_t)ts.tv_sec * PL_NS_PER_SEC + ts.tv_nsec;
+}
+
+/* A wait in the milliseconds of poll(2) and epoll_wait(2), rounded up: rounded
+ * down, a timer of 0.9 ms would be a busy loop.  -1 for PL_FOREVER.  An int of
+ * milliseconds ends after 24 days: *rest_ns is what then remains. */
+static inline int
+clock_ceil_ms(int64_t timeout_ns, int64_t *rest_ns)
+{
+    *rest_ns = 0;
+    if (timeout_ns == PL_FOREVER) {
+        return -1;
+    }
+    int64_t ms = timeout_ns / PL_NS_PER_MS + (timeout_ns % PL_NS_PER_MS != 0);
+    if (ms > INT_MAX) {
+        ms = INT_MAX;
+        *rest_ns = timeout_ns - ms * PL_NS_PER_MS;
+    }
+    return (int)ms;
 }
 
 #endif

@@ -39,12 +39,10 @@
  *    (EPOLLOUT | EPOLLHUP): wait for it only after connect(2) was called.
  *    EPOLLRDHUP tells nothing that a read of 0 bytes does not.
  *
- * 5. epoll_wait counts in milliseconds.  Rounded down, a timer of 0.9 ms turns
- *    into a busy loop; rounded up it is late.  Linux 5.11 has epoll_pwait2
- *    with nanoseconds.  Where it is missing (ENOSYS), or a sandbox of its time
- *    answers EPERM to calls it never heard of, we round up, and remember that
- *    for the life of the poller.  An int of milliseconds ends after 24 days: a
- *    longer wait is done in pieces.
+ * 5. epoll_wait counts in milliseconds: rounded up (clock_ceil_ms), a timer is
+ *    late.  Linux 5.11 has epoll_pwait2 with nanoseconds.  Where it is missing
+ *    (ENOSYS), or a sandbox of its time answers EPERM to calls it never heard
+ *    of, we round up, and remember that for the life of the poller.
  *
  * 6. epoll_wait is never restarted after a signal, whatever SA_RESTART says:
  *    EINTR goes up, where Python's handlers are run.
@@ -61,7 +59,6 @@
 #ifdef __linux__
 
 #include <errno.h>
-#include <limits.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -195,17 +192,8 @@ static int
 epoll_wait_ms(struct poller *poller, int n, int64_t timeout_ns)
 {
     for (;;) {
-        int timeout_ms = -1;
-        int64_t rest_ns = 0;
-        if (timeout_ns != PL_FOREVER) {
-            int64_t ms
-                = timeout_ns / PL_NS_PER_MS + (timeout_ns % PL_NS_PER_MS != 0);
-            if (ms > INT_MAX) {
-                ms = INT_MAX;
-                rest_ns = timeout_ns - ms * PL_NS_PER_MS;
-            }
-            timeout_ms = (int)ms;
-        }
+        int64_t rest_ns;
+        int timeout_ms = clock_ceil_ms(timeout_ns, &rest_ns);
         int rc = epoll_wait(poller->fd, poller->buffer, n, timeout_ms);
         if (rc < 0) {
             return -errno;

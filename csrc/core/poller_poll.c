@@ -36,7 +36,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <time.h>
 
@@ -214,17 +213,8 @@ static int
 poll_collect(struct poller *poller, int64_t timeout_ns)
 {
     for (;;) {
-        int timeout_ms = -1;
-        int64_t rest_ns = 0;
-        if (timeout_ns != PL_FOREVER) {
-            int64_t ms
-                = timeout_ns / PL_NS_PER_MS + (timeout_ns % PL_NS_PER_MS != 0);
-            if (ms > INT_MAX) {
-                ms = INT_MAX;
-                rest_ns = timeout_ns - ms * PL_NS_PER_MS;
-            }
-            timeout_ms = (int)ms;
-        }
+        int64_t rest_ns;
+        int timeout_ms = clock_ceil_ms(timeout_ns, &rest_ns);
         int rc = poll(poller->entries, poller->length, timeout_ms);
         if (rc < 0) {
             return -errno;

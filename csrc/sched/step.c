@@ -222,6 +222,20 @@ fail:
     return throw_later(task);
 }
 
+/* A trap's op has yielded: it pauses (None), or must be waited for.  Steals
+ * both. */
+static int
+suspend_trap(TaskObject *task, OpObject *op, PyObject *yielded)
+{
+    bool pauses = yielded == Py_None;
+    Py_DECREF(yielded);
+    if (!pauses) {
+        return wait_for_op(task, op, true);
+    }
+    set_op(task, op, true);
+    return task_wake(task);
+}
+
 /* Drives a trap's op: its result is sent in, or it is waited for.  Steals. */
 static int
 drive_trap(TaskObject *task, OpObject *op)
@@ -233,13 +247,7 @@ drive_trap(TaskObject *task, OpObject *op)
         Py_XSETREF(task->pending_value, result);
         return task_wake(task);
     case PYGEN_NEXT:
-        if (result == Py_None) {
-            Py_DECREF(result);
-            set_op(task, op, true);
-            return task_wake(task);
-        }
-        Py_DECREF(result);
-        return wait_for_op(task, op, true);
+        return suspend_trap(task, op, result);
     case PYGEN_ERROR:
     default:
         Py_DECREF(op);
@@ -478,13 +486,7 @@ end_wait(TaskObject *task, PyObject *waiting_on, PyObject **exc,
         return 1;
     case PYGEN_NEXT:
         Py_INCREF(op);
-        if (result == Py_None) {
-            Py_DECREF(result);
-            set_op(task, op, true);
-            return task_wake(task);
-        }
-        Py_DECREF(result);
-        return wait_for_op(task, op, true);
+        return suspend_trap(task, op, result);
     case PYGEN_ERROR:
     default:
         *exc = exception_take();
