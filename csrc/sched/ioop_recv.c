@@ -266,13 +266,19 @@ static const struct op_kind op_kind_recvfrom = {
 static int
 parse_size(PyObject *number, const char *who, Py_ssize_t *out)
 {
-    if (!PyIndex_Check(number)) {
+    Py_ssize_t size;
+    if (PL_LIKELY(PyLong_CheckExact(number))) {
+        size = PyLong_AsSsize_t(number);
+    }
+    else if (PyIndex_Check(number)) {
+        size = PyNumber_AsSsize_t(number, PyExc_OverflowError);
+    }
+    else {
         PyErr_Format(PyExc_TypeError,
                      "%s(): bufsize must be an int, not %.200s (%R)", who,
                      Py_TYPE(number)->tp_name, number);
         return -1;
     }
-    Py_ssize_t size = PyNumber_AsSsize_t(number, PyExc_OverflowError);
     if (size == -1 && PyErr_Occurred()) {
         return -1;
     }

@@ -43,11 +43,9 @@ op_new(struct module_state *state, const struct op_kind *kind)
     op->side = 0;
     op->phase = 0;
     op->of_asyncio = 0;
+    op->finalized = 0;
     op->fd = -1;
-    op->u.io.data = NULL;
-    op->u.io.length = 0;
-    op->u.io.done = 0;
-    op->u.io.view = NULL;
+    memset(&op->u.io, 0, sizeof(op->u.io));
     if (!kind->untracked) {
         PyObject_GC_Track((PyObject *)op);
     }
@@ -119,6 +117,7 @@ was_never_awaited(const OpObject *op)
 static void
 Op_tp_finalize(OpObject *op)
 {
+    op->finalized = 1;
     bool is_unused = was_never_awaited(op);
     bool holds_buffer = op->kind->traverse != NULL && op->status != OP_DONE;
     if (!is_unused && !holds_buffer) {
@@ -183,12 +182,14 @@ Op_tp_dealloc(OpObject *op)
         return;
     }
     /* The collector's mark "finalized" would outlive a recycling. */
-    reuse = reuse && !PyObject_GC_IsFinalized((PyObject *)op);
+    reuse = reuse && !op->finalized;
     PyObject_GC_UnTrack(op);
     if (op->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)op);
     }
-    op_give_up(op);
+    if (PL_UNLIKELY(op->status != OP_DONE || op->error != NULL)) {
+        op_give_up(op);
+    }
     Py_CLEAR(op->waiter);
     LoopObject *loop = op->loop;
     op->loop = NULL;

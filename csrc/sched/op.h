@@ -78,6 +78,7 @@ struct OpObject {
     uint8_t side;       /* PL_SIDE_*, for kinds that wait for a descriptor */
     uint8_t phase;      /* the kind's own */
     uint8_t of_asyncio; /* made by loop.sock_recv() ...: errors in its words */
+    uint8_t finalized;  /* tp_finalize has run */
     int fd;             /* -1 when there is none */
     union {
         struct { /* recv, send ...: */

@@ -96,18 +96,13 @@ meet_other_owner(LoopObject *loop, const struct watch *watch, PyObject *owner)
     return 0;
 }
 
-int
-loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
-           PyObject *waiter, bool persistent, PyObject **taken)
+/* loop_watch() where more than a waiter may be new. */
+static int
+watch_carefully(LoopObject *loop, int fd, PyObject *owner, int side,
+                PyObject *waiter, bool persistent, PyObject **taken)
 {
-    if (PL_UNLIKELY(loop->reactor == NULL)) {
-        /* Closed, by what the caller called since it asked. */
-        return loop_check_usable(loop);
-    }
     struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
-    if (PL_UNLIKELY(watch != NULL && watch->wanted != 0
-                    && watch->owner != owner))
-    {
+    if (watch != NULL && watch->wanted != 0 && watch->owner != owner) {
         int shared = meet_other_owner(loop, watch, owner); /* call-out */
         if (shared < 0 || loop->reactor == NULL) {
             return shared < 0 ? -1 : loop_check_usable(loop);
@@ -119,7 +114,7 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     void *old_owner = NULL;
     void *stale[2] = {NULL, NULL};
     uint8_t stale_persistent = watch != NULL ? watch->persistent : 0;
-    if (PL_UNLIKELY(watch == NULL || watch->owner != owner || owner == NULL)) {
+    if (watch == NULL || watch->owner != owner || owner == NULL) {
         int rc = reactor_claim(reactor, fd, owner, &watch, &old_owner, stale);
         if (rc < 0) {
             return persistent && rc != -ENOMEM
@@ -152,6 +147,27 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     }
     Py_XDECREF((PyObject *)old_owner); /* call-out: closes the old socket */
     return result;
+}
+
+int
+loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
+           PyObject *waiter, bool persistent, PyObject **taken)
+{
+    if (PL_UNLIKELY(loop->reactor == NULL)) {
+        /* Closed, by what the caller called since it asked. */
+        return loop_check_usable(loop);
+    }
+    /* What a server does all day: the socket is known, and nobody is there. */
+    struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
+    if (PL_LIKELY(watch != NULL && watch->owner == owner && owner != NULL
+                  && watch->waiter[side] == NULL && !persistent
+                  && sockfd_is_socket(loop->state, owner)))
+    {
+        reactor_watch_set(loop->reactor, watch, side, Py_NewRef(waiter),
+                          false);
+        return 0;
+    }
+    return watch_carefully(loop, fd, owner, side, waiter, persistent, taken);
 }
 
 void
