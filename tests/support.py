@@ -8,8 +8,9 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -31,6 +32,38 @@ def no_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+class Cycle:
+    """Garbage whose end runs code."""
+
+    def __init__(self, on_end: Callable[[], object]) -> None:
+        self.on_end = on_end
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.on_end()
+
+
+def while_collecting(make: Callable[[], Any], on_end: Callable[[], object]) -> Any:
+    """make(), with on_end() called by the collector at its first allocation.
+
+    That is so in CPython 3.11; later ones collect between two instructions only.
+    """
+    gc.collect()
+    gc.disable()
+    thresholds = gc.get_threshold()
+    try:
+        Cycle(on_end)
+        # Allocations are then not served from a free list.
+        held = [(i, i) for i in range(2500)], [[] for _ in range(200)]
+        gc.set_threshold(1, 1, 1)
+        gc.enable()
+        return make()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+        del held
 
 
 def socketpair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:

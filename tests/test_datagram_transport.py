@@ -6,6 +6,7 @@ Where pyloop does what asyncio promises and does not do, a test runs on pyloop a
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from asyncio_support import Noting, Run, make_loop, runner, turns
 from face_support import Reports
-from support import fill_socket, socketpair
+from support import fill_socket, socketpair, while_collecting
 
 import pyloop
 from pyloop._transport import DatagramTransport
@@ -638,6 +639,24 @@ def test_an_address_whose_end_sends_again(run_ours: Run) -> None:
         await protocol.lost
         await turns(3)
         assert len(ended) == 20
+        peer.close()
+
+    run_ours(main())
+
+
+def test_what_is_queued_goes_while_it_is_shown(run_ours: Run) -> None:
+    """The collector may run then, and end the transport."""
+
+    async def main() -> None:
+        protocol, peer, _ = await full()
+        for _ in range(5):
+            protocol.transport.sendto(b"x")
+        queued = while_collecting(lambda: protocol.transport._buffer, protocol.transport.abort)
+        assert set(queued) <= {(b"x", None)}
+        await turns(1)
+        gc.collect()
+        await protocol.lost
+        assert protocol.transport._buffer == []
         peer.close()
 
     run_ours(main())

@@ -13,7 +13,7 @@ import signal
 import sys
 import warnings
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from mischief import ACTION_NAMES, KINDS, PLACES, World, quiet
 from model_support import play
-from support import no_log, small_heap
+from support import no_log, small_heap, while_collecting
 
 import pyloop
 
@@ -464,3 +464,25 @@ def test_a_loop_that_begins_to_run_cannot_be_closed(loop: pyloop.EventLoop) -> N
     finally:
         sys.setprofile(None)
     assert refused == ["Cannot close a running event loop"]
+
+
+@pytest.mark.parametrize("look", [repr, lambda handle: handle._args])
+def test_a_handle_that_the_collector_cancels_while_it_is_shown(
+    look: Callable[[Any], Any], loop: Any, quiet_process: None
+) -> None:
+    handle = loop.call_later(1000, print, "an argument", "another")
+    shown = while_collecting(lambda: look(handle), handle.cancel)
+    assert "an argument" in str(shown)
+    gc.collect()
+    assert handle.cancelled()
+
+
+def test_a_reader_that_the_collector_removes_while_it_is_shown(
+    loop: Any, quiet_process: None
+) -> None:
+    with pair() as (left, _):
+        loop.add_reader(left, print)
+        shown = while_collecting(lambda: loop._waiters(left), lambda: loop.remove_reader(left))
+        assert "Handle" in repr(shown)
+        gc.collect()
+        assert not loop.remove_reader(left)

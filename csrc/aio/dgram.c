@@ -466,9 +466,11 @@ static PyObject *
 Dgram_get_buffer(DgramObject *self, void *Py_UNUSED(closure))
 {
     const struct stream_queue *queue = &self->base.queue;
-    PyObject *list = PyList_New(queue->length);
+    PyObject *list = PyList_New(0); /* call-out: GC, which may empty it */
     for (uint32_t i = 0; list != NULL && i < queue->length; i++) {
-        PyList_SET_ITEM(list, i, Py_NewRef(queue->pieces[queue->first + i]));
+        if (PyList_Append(list, queue->pieces[queue->first + i]) < 0) {
+            Py_CLEAR(list);
+        }
     }
     return list;
 }

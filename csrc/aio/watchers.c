@@ -249,8 +249,9 @@ Loop__waiters(LoopObject *self, PyObject *fileobj)
     }
     PyObject *reader = loop_watcher(self, fd, PL_SIDE_READ, NULL);
     PyObject *writer = loop_watcher(self, fd, PL_SIDE_WRITE, NULL);
-    return PyTuple_Pack(2, reader != NULL ? reader : Py_None,
-                        writer != NULL ? writer : Py_None);
+    /* Held, for the collector may run while the tuple is made. */
+    return Py_BuildValue("(NN)", Py_NewRef(reader != NULL ? reader : Py_None),
+                         Py_NewRef(writer != NULL ? writer : Py_None));
 }
 
 const char Loop_close_socket_doc[] = PyDoc_STR(

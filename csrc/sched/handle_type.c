@@ -16,9 +16,20 @@ handle_args(HandleObject *self)
     if (self->nargs < 0) {
         return Py_NewRef(self->slots[1]);
     }
-    PyObject *tuple = PyTuple_New(self->nargs);
-    for (int i = 0; tuple != NULL && i < self->nargs; i++) {
-        PyTuple_SET_ITEM(tuple, i, Py_NewRef(self->slots[i + 1]));
+    /* Held, for a cancel() takes them away. */
+    PyObject *args[PL_HANDLE_INLINE_ARGS] = {NULL};
+    int n = self->nargs;
+    for (int i = 0; i < n; i++) {
+        args[i] = Py_NewRef(self->slots[i + 1]);
+    }
+    PyObject *tuple = PyTuple_New(n); /* call-out: GC */
+    for (int i = 0; i < n; i++) {
+        if (tuple != NULL) {
+            PyTuple_SET_ITEM(tuple, i, args[i]);
+        }
+        else {
+            Py_DECREF(args[i]);
+        }
     }
     return tuple;
 }
@@ -26,15 +37,17 @@ handle_args(HandleObject *self)
 PyObject *
 handle_format_callback(HandleObject *self)
 {
-    PyObject *args = handle_args(self);
+    PyObject *callback = Py_NewRef(self->callback);
+    PyObject *args = handle_args(self); /* call-out: GC */
     if (args == NULL) {
+        Py_DECREF(callback);
         return NULL;
     }
     /* From 3.13 on arguments are shown in debug mode only, and asyncio's
      * function has to be told. */
     PyObject *function = self->loop->state->format_callback;
     PyObject *text = NULL;
-    PyObject *call = PyTuple_Pack(2, self->callback, args);
+    PyObject *call = PyTuple_Pack(2, callback, args);
     PyObject *options = PyObject_GetAttrString(function, "__kwdefaults__");
     if (call == NULL || options == NULL) {
         goto done;
@@ -52,6 +65,7 @@ done:
     Py_XDECREF(options);
     Py_XDECREF(call);
     Py_DECREF(args);
+    Py_DECREF(callback);
     return text;
 }
 
