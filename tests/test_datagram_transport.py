@@ -644,6 +644,56 @@ def test_an_address_whose_end_sends_again(run_ours: Run) -> None:
     run_ours(main())
 
 
+def test_nothing_is_queued_once_the_connection_is_lost(run_ours: Run) -> None:
+    """Not even by what drops the queue."""
+
+    async def main() -> None:
+        def again() -> None:
+            protocol.transport.sendto(b"from the end", None)
+
+        def lost(protocol: Recorder, exc: Exception | None) -> None:
+            protocol.transport.sendto(b"x")
+            for _ in range(5):
+                address = Awkward()
+                address.on_end = again
+                protocol.transport.sendto(b"x", address)
+
+        protocol, peer, _ = await full(lost=lost)
+        transport = protocol.transport
+        transport.abort()
+        await protocol.lost
+        assert transport._queued_size == 0
+        assert transport._buffer == []
+        assert transport._polling == (False, False)
+        peer.close()
+
+    run_ours(main())
+
+
+def test_an_own_address_whose_end_asks_for_the_transport(run_ours: Run) -> None:
+    """Who asks which transport has a number never gets one that is being freed."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        mine, peer = socketpair(socket.SOCK_DGRAM)
+        fd = mine.fileno()
+        found = []
+        address = Awkward()
+        address.on_end = lambda: found.append(loop._transport_at(fd))
+        transport = DatagramTransport(loop, mine, asyncio.DatagramProtocol(), address)
+        del address
+        await turns(2)
+        transport.pause_reading()
+        with pytest.warns(ResourceWarning, match="unclosed transport"):
+            del transport
+            gc.collect()
+        assert found == [None]
+        mine.close()
+        peer.close()
+
+    run_ours(main())
+
+
 def test_what_is_queued_goes_while_it_is_shown(run_ours: Run) -> None:
     """The collector may run then, and end the transport."""
 

@@ -444,7 +444,7 @@ Dgram_sendto(DgramObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (address == NULL) {
         return NULL;
     }
-    if (PL_UNLIKELY(self->base.loop == NULL
+    if (PL_UNLIKELY(self->base.loop == NULL || self->base.released
                     || (self->base.conn_lost > 0 && self->address != NULL)))
     {
         if (stream_note_lost_write(&self->base) < 0) {
@@ -540,8 +540,10 @@ static void
 Dgram_tp_dealloc(DgramObject *self)
 {
     PyObject_GC_UnTrack(self);
+    /* First: who is asked who has that number must not find us any more. */
+    stream_unlist(&self->base);
     forget_peers(self);
-    Py_CLEAR(self->address);
+    Py_CLEAR(self->address); /* call-out */
     Stream_tp_dealloc(&self->base);
 }
 
