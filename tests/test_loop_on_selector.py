@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import os
 import selectors
@@ -740,6 +741,59 @@ def test_a_selector_that_changes_watches_while_it_is_told() -> None:
         driver.remove_reader(right)
         assert "right" in called
         assert "left" not in called
+
+
+class Asked(asyncio.tasks._PyTask):  # type: ignore[name-defined, misc]
+    """A task that runs code where a selector is to be told whose it is."""
+
+    on_ask: list[Callable[[], None]] = []
+
+    def get_coro(self) -> Any:
+        while self.on_ask:
+            self.on_ask.pop()()
+        return super().get_coro()
+
+
+def recv_in_asked_task(driver: Any, on_ask: Callable[[], None]) -> bytes:
+    """Has on_ask() called when a task begins to wait for a byte."""
+
+    async def read(sock: socket.socket) -> bytes:
+        Asked.on_ask.append(on_ask)
+        driver.call_soon(right.send, b"x")
+        data: bytes = await driver.sock_recv(sock, 10)
+        return data
+
+    driver.set_task_factory(lambda loop, coro, **options: Asked(coro, loop=loop, **options))
+    with pair() as (left, right):
+        try:
+            result: bytes = driver.run_until_complete(read(left))
+        finally:
+            assert not Asked.on_ask
+    return result
+
+
+def test_a_task_that_adds_a_high_number_when_asked_whose_it_is() -> None:
+    """What is known of each number moves to another place then."""
+    number = os.eventfd(0)
+    high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 300)
+    os.close(number)
+    with contextlib.closing(pyloop.EventLoop(selector=selectors.SelectSelector())) as driver:
+        assert recv_in_asked_task(driver, lambda: driver.add_reader(high, print)) == b"x"
+        assert driver.remove_reader(high)
+    os.close(high)
+
+
+def test_ctrl_c_while_a_task_is_asked_whose_it_is() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.closing(pyloop.EventLoop(selector=selectors.SelectSelector())) as driver:
+        with pytest.raises(KeyboardInterrupt):
+            recv_in_asked_task(driver, interrupt)
+        for task in asyncio.all_tasks(driver):
+            task.cancel()
+        driver.call_soon(driver.stop)
+        driver.run_forever()
 
 
 # --- references ---

@@ -43,18 +43,22 @@ waiting_task(struct module_state *state, PyObject *waiter)
     if (!op_check(state, waiter) || ((OpObject *)waiter)->waiter == NULL) {
         return Py_NewRef(waiter);
     }
-    PyObject *who = (PyObject *)((OpObject *)waiter)->waiter;
-    if (Py_IS_TYPE(who, state->HandleType)
-        && ((HandleObject *)who)->callback != NULL)
-    {
-        PyObject *self = PyObject_GetAttrString(
-            ((HandleObject *)who)->callback, "__self__");
-        if (self != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return self;
-        }
-        PyErr_Clear();
+    PyObject *who = Py_NewRef((PyObject *)((OpObject *)waiter)->waiter);
+    PyObject *callback = Py_IS_TYPE(who, state->HandleType)
+                             ? Py_XNewRef(((HandleObject *)who)->callback)
+                             : NULL;
+    if (callback == NULL) {
+        return who;
     }
-    return Py_NewRef(who);
+    PyObject *self
+        = PyObject_GetAttrString(callback, "__self__"); /* call-out */
+    Py_DECREF(callback);
+    if (self == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        return who;
+    }
+    Py_DECREF(who);
+    return self;
 }
 
 /* asyncio's error for a descriptor that a transport has: -1 with it, or 0 if
@@ -81,12 +85,14 @@ op_arm_fd(OpObject *op)
     if (rc <= 0) {
         return rc;
     }
-    if (Py_IS_TYPE(taken, op->loop->state->StreamEndType)
-        && refuse_transports_fd(op) < 0)
+    Py_INCREF(taken); /* who is asked may take it off */
+    PyObject *who = NULL;
+    if (!Py_IS_TYPE(taken, op->loop->state->StreamEndType)
+        || refuse_transports_fd(op) == 0) /* call-out */
     {
-        return -1;
+        who = waiting_task(op->loop->state, taken); /* call-out */
     }
-    PyObject *who = waiting_task(op->loop->state, taken);
+    Py_DECREF(taken);
     if (who == NULL) {
         return -1;
     }

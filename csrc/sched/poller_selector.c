@@ -27,6 +27,7 @@
 
 #include "compat.h"
 #include "core/clock.h"
+#include "errors.h"
 #include "handle.h"
 #include "op.h"
 #include "task.h"
@@ -46,19 +47,37 @@ struct poller {
 
 /* --- who waits --- */
 
+/* Keeps the current exception until the next wait; the first one counts. */
+static void
+keep_error(LoopObject *loop)
+{
+    PyObject *exc = exception_take();
+    if (loop->selector_error == NULL) {
+        loop->selector_error = exc;
+    }
+    else {
+        Py_XDECREF(exc);
+    }
+}
+
 /* The coroutine of the asyncio.Task that `handle` wakes (its callback is a
  * bound method of the task), or NULL without an exception.  New reference. */
 static PyObject *
-coroutine_behind(HandleObject *handle)
+coroutine_behind(LoopObject *loop, HandleObject *handle)
 {
+    PyObject *callback = Py_XNewRef(handle->callback);
     PyObject *task = NULL, *coro = NULL;
-    if (handle->callback != NULL) {
-        task = PyObject_GetAttrString(handle->callback, "__self__");
+    if (callback != NULL) {
+        task = PyObject_GetAttrString(callback, "__self__"); /* call-out */
     }
     if (task != NULL) {
         coro = PyObject_CallMethod(task, "get_coro", NULL); /* call-out */
     }
     Py_XDECREF(task);
+    Py_XDECREF(callback);
+    if (PyErr_Occurred() && errors_ends_loop()) {
+        keep_error(loop);
+    }
     PyErr_Clear(); /* it is not a task's */
     return coro;
 }
@@ -66,23 +85,28 @@ coroutine_behind(HandleObject *handle)
 /* What stands in the data for a waiter of a watch (NULL: None).  New
  * reference. */
 static PyObject *
-who_waits(struct module_state *state, PyObject *waiter)
+who_waits(LoopObject *loop, PyObject *waiter)
 {
+    struct module_state *state = loop->state;
     if (waiter == NULL) {
         return Py_NewRef(Py_None);
     }
     if (!op_check(state, waiter) || ((OpObject *)waiter)->waiter == NULL) {
         return Py_NewRef(waiter);
     }
-    PyObject *runnable = (PyObject *)((OpObject *)waiter)->waiter;
+    PyObject *runnable = Py_NewRef((PyObject *)((OpObject *)waiter)->waiter);
     PyObject *coro = NULL;
     if (Py_IS_TYPE(runnable, state->TaskType)) {
         coro = Py_XNewRef(((TaskObject *)runnable)->coro);
     }
     else if (Py_IS_TYPE(runnable, state->HandleType)) {
-        coro = coroutine_behind((HandleObject *)runnable);
+        coro = coroutine_behind(loop, (HandleObject *)runnable);
     }
-    return coro != NULL ? coro : Py_NewRef(runnable);
+    if (coro == NULL) {
+        return runnable;
+    }
+    Py_DECREF(runnable);
+    return coro;
 }
 
 /* --- registering --- */
@@ -105,19 +129,6 @@ reserve_known(struct poller *poller, uint32_t fd)
     poller->known = known;
     poller->n_known = n;
     return 0;
-}
-
-/* Keeps the current exception until the next wait; the first one counts. */
-static void
-keep_error(LoopObject *loop)
-{
-    PyObject *exc = exception_take();
-    if (loop->selector_error == NULL) {
-        loop->selector_error = exc;
-    }
-    else {
-        Py_XDECREF(exc);
-    }
 }
 
 /* The errno of the current exception, which is cleared: that of an OSError;
@@ -221,7 +232,7 @@ make_pair(LoopObject *loop, const struct watch *watch)
         /* Held: asking for the first may take the second away. */
         PyObject *waiter
             = Py_XNewRef(watch != NULL ? watch->waiter[side] : NULL);
-        who[side] = who_waits(loop->state, waiter);
+        who[side] = who_waits(loop, waiter); /* call-out */
         Py_XDECREF(waiter);
     }
     PyObject *pair = PyTuple_Pack(2, who[0], who[1]);
@@ -260,7 +271,7 @@ selector_update(struct poller *poller, int fd, uint32_t generation,
     if (rc < 0) {
         return rc;
     }
-    struct known *known = &poller->known[fd];
+    const struct known *known = &poller->known[fd];
     if (wanted == 0) {
         if (known->events != 0) {
             drop(poller, fd);
@@ -269,11 +280,12 @@ selector_update(struct poller *poller, int fd, uint32_t generation,
     }
     const struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
     if (known->events != 0 && is_doubtful(known, watch, generation, armed)) {
-        drop(poller, fd);
-        known = &poller->known[fd];
+        drop(poller, fd); /* call-out */
     }
     PyObject *fileobj = fileobj_of(watch, fd);
-    PyObject *pair = fileobj != NULL ? make_pair(loop, watch) : NULL;
+    PyObject *pair
+        = fileobj != NULL ? make_pair(loop, watch) : NULL; /* call-out */
+    known = &poller->known[fd]; /* who was called may have made them more */
     if (pair == NULL) {
         PyErr_Clear();
         rc = -ENOMEM;
