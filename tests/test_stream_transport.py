@@ -297,6 +297,50 @@ def test_set_protocol_switches_between_the_kinds(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no buffers in Python")
+def test_a_buffer_that_ends_the_connection_gets_no_bytes_of_the_next(run_ours: Run) -> None:
+    """Whose socket has the same number."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        mine, peer = socketpair()
+        number = mine.fileno()
+        others: list[socket.socket] = []
+
+        class Buffer:
+            def __init__(self) -> None:
+                self.bytes = bytearray(100)
+
+            def __len__(self) -> int:
+                return 100
+
+            def __buffer__(self, flags: int) -> memoryview:
+                loop.close_socket(mine)
+                others.extend(socketpair())
+                others[1].send(b"for another")
+                return memoryview(self.bytes)
+
+        class Protocol(Buffered):
+            def get_buffer(self, sizehint: int) -> Any:
+                return Buffer()
+
+        protocol = Protocol(1)
+        transport = StreamTransport(loop, mine, protocol)
+        peer.send(b"x")
+        while protocol.lost == "not yet":
+            protocol.changed.clear()
+            await protocol.changed.wait()
+        assert isinstance(protocol.lost, OSError)
+        assert protocol.lost.errno == errno.EBADF
+        assert others[0].fileno() == number
+        assert others[0].recv(100) == b"for another"
+        assert transport.is_closing()
+        for sock in (peer, *others):
+            sock.close()
+
+    run_ours(main())
+
+
 def test_a_protocol_may_change_its_methods(run: Run) -> None:
     async def main() -> None:
         async with Pair() as pair:

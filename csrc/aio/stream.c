@@ -252,6 +252,16 @@ receive(StreamObject *self, void *buffer, size_t size)
 
 static const char read_error[] = "Fatal read error on socket transport";
 
+/* The answer to a receive() that brought no byte. */
+static int
+nothing_received(StreamObject *self, ssize_t n)
+{
+    if (n == 0) {
+        return end_of_input(self);
+    }
+    return n == -EAGAIN ? 0 : stream_fatal(self, read_error);
+}
+
 char *
 stream_buffer(LoopObject *loop)
 {
@@ -293,9 +303,7 @@ read_bytes(StreamObject *self)
     }
     ssize_t n = receive(self, buffer, PL_STREAM_READ_BYTES);
     if (PL_UNLIKELY(n <= 0)) {
-        return n == 0         ? end_of_input(self)
-               : n == -EAGAIN ? 0
-                              : stream_fatal(self, read_error);
+        return nothing_received(self, n);
     }
     PyObject *protocol = Py_NewRef(self->protocol);
     int rc = self->feeds_reader
@@ -340,6 +348,37 @@ get_buffer(StreamObject *self, PyObject **buffer)
     return 0;
 }
 
+static bool
+is_lost(const StreamObject *self)
+{
+    return self->conn_lost > 0 || self->loop == NULL;
+}
+
+/* receive() into `buffer`, which is stolen.  -EAGAIN, too, if what the buffer
+ * called has ended the connection: the number may be another file's by now. */
+static ssize_t
+receive_into(StreamObject *self, PyObject *buffer)
+{
+    Py_buffer view;
+    int rc = PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE); /* call-out */
+    if (PL_UNLIKELY(rc < 0)) {
+        errors_want_writable("recv_into", buffer);
+    }
+    Py_DECREF(buffer);
+    if (rc < 0) {
+        return -1;
+    }
+    ssize_t n = PL_UNLIKELY(is_lost(self))
+                    ? -EAGAIN
+                    : receive(self, view.buf, (size_t)view.len);
+    PyObject *pending = n == -1 ? exception_take() : NULL;
+    PyBuffer_Release(&view); /* call-out */
+    if (PL_UNLIKELY(pending != NULL)) {
+        exception_put(pending);
+    }
+    return n;
+}
+
 static int
 read_into_place(StreamObject *self)
 {
@@ -348,33 +387,20 @@ read_into_place(StreamObject *self)
         return stream_fatal(self,
                             "Fatal error: protocol.get_buffer() call failed.");
     }
-    if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
+    if (PL_UNLIKELY(is_lost(self))) {
         Py_DECREF(buffer);
         return 0;
     }
-    Py_buffer view;
-    int rc = PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE);
-    if (PL_UNLIKELY(rc < 0)) {
-        errors_want_writable("recv_into", buffer);
-    }
-    Py_DECREF(buffer);
-    if (rc < 0) {
-        return stream_fatal(self, read_error);
-    }
-    ssize_t n = receive(self, view.buf, (size_t)view.len);
-    PyObject *pending = n == -1 ? exception_take() : NULL;
-    PyBuffer_Release(&view); /* call-out */
+    ssize_t n = receive_into(self, buffer);
     if (PL_UNLIKELY(n <= 0)) {
-        if (n == -1) {
-            exception_put(pending);
-            return stream_fatal(self, read_error);
-        }
-        return n == 0 ? end_of_input(self) : 0;
+        return nothing_received(self, n);
+    }
+    if (PL_UNLIKELY(self->loop == NULL)) {
+        return 0;
     }
     PyObject *count = PyLong_FromSsize_t(n);
-    if (count == NULL || self->loop == NULL) {
-        Py_XDECREF(count);
-        return count == NULL ? -1 : 0;
+    if (count == NULL) {
+        return stream_fatal(self, read_error); /* what came is lost */
     }
     PyObject *args[2] = {Py_NewRef(self->protocol), count};
     PyObject *res = PyObject_VectorcallMethod(
@@ -394,7 +420,7 @@ read_into_place(StreamObject *self)
 static int
 read_ready(StreamObject *self)
 {
-    if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
+    if (PL_UNLIKELY(is_lost(self))) {
         return 0;
     }
     return self->is_buffered ? read_into_place(self) : read_bytes(self);
