@@ -157,6 +157,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "create_task: a future": lambda loop: loop.create_task(loop.create_future()),
     "create_task: nothing": lambda loop: loop.create_task(),
     "create_task: name by position": lambda loop: loop.create_task(coroutine(), "name"),
+    "create_task: loop": lambda loop: loop.create_task(coroutine(), loop=loop),
+    "create_task: another loop": lambda loop: loop.create_task(
+        coroutine(), name="x", loop=asyncio.AbstractEventLoop()
+    ),
     "add_signal_handler: coroutine function": lambda loop: loop.add_signal_handler(10, coroutine),
     "add_signal_handler: SIGKILL": lambda loop: loop.add_signal_handler(signal.SIGKILL, print),
     "add_signal_handler: 0": lambda loop: loop.add_signal_handler(0, print),

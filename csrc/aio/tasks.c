@@ -132,6 +132,22 @@ new_asyncio_task(LoopObject *self, PyObject *coro, PyObject *const *kwvalues,
     return task;
 }
 
+/* Whether create_task() was given what only we give to the task. */
+static bool
+names_a_loop(PyObject *kwnames)
+{
+    Py_ssize_t n = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i),
+                                             "loop")
+            == 0)
+        {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A task factory, whose calling convention differs from version to version,
  * and every error: asyncio's own. */
 static PyObject *
@@ -174,7 +190,8 @@ Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
         return create_native(self, &spec, args, nargs, kwnames);
     }
     if (nargs == 1 && self->task_factory == NULL && !self->closed
-        && (kwnames == NULL || PyTuple_GET_SIZE(kwnames) <= 6))
+        && (kwnames == NULL || PyTuple_GET_SIZE(kwnames) <= 6)
+        && !names_a_loop(kwnames))
     {
         return new_asyncio_task(self, args[0], args + 1, kwnames);
     }
