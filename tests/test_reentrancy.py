@@ -419,6 +419,23 @@ def test_a_handle_that_runs_itself_and_is_cancelled(loop: Any, quiet_process: No
     assert reference() is None
 
 
+def test_what_a_callback_raised_is_reported_whatever_its_repr_does(loop: Any) -> None:
+    class Callback:
+        def __call__(self) -> None:
+            raise ValueError("by the callback")
+
+        def __repr__(self) -> str:
+            raise TypeError("by its repr")
+
+    reports: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: reports.append(context))
+    loop.call_soon(Callback())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert [str(report["exception"]) for report in reports] == ["by the callback"]
+    assert [report["message"] for report in reports] == ["Exception in callback <Callback>"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="no buffers in Python")
 def test_a_buffer_in_a_cycle_is_given_back_before_anything_is_cleared() -> None:
     """What exports it is a function with a closure, which the collector takes apart, too."""

@@ -242,6 +242,12 @@ report_failure(HandleObject *self)
     PyObject *context = PyDict_New();
     PyObject *source = handle_format_callback(self);
     PyObject *message = NULL, *res = NULL;
+    if (context != NULL && source == NULL && !errors_ends_loop()) {
+        /* A repr that fails must not hide what the callback raised. */
+        PyErr_Clear();
+        source
+            = PyUnicode_FromFormat("<%s>", Py_TYPE(self->callback)->tp_name);
+    }
     if (context == NULL || source == NULL) {
         goto done;
     }
