@@ -552,6 +552,23 @@ def test_writelines(run: Run) -> None:
     run(main())
 
 
+def test_what_pause_writing_writes_comes_after_the_lines(run_ours: Run) -> None:
+    """Not between those before which there was room and the others."""
+
+    def pause(protocol: Recorder) -> None:
+        protocol.transport.write(b"paused")
+
+    async def main() -> None:
+        async with Pair(pause=pause) as pair:
+            lines = [b"a" * 100_000, bytearray(b"b" * 100_000)] * 3
+            pair.transport.writelines([*lines, b"end"])
+            assert pair.protocol.calls == ["made", "pause"]
+            data = await pair.received(600_009)
+            assert data == b"".join(lines) + b"endpaused"
+
+    run_ours(main())
+
+
 def test_after_write_eof(run: Run) -> None:
     async def main() -> list[str]:
         messages = []

@@ -296,10 +296,13 @@ stream_maybe_pause(StreamObject *self)
     return res == NULL ? -1 : 0;
 }
 
-/* Sees to it that what was just queued will be sent. */
+/* Sees to it that what was just queued, if anything, will be sent. */
 static int
 schedule(StreamObject *self)
 {
+    if (PL_UNLIKELY(self->queue.length == 0)) {
+        return 0;
+    }
     if (stream_is_watched(self, PL_SIDE_WRITE)) {
         return stream_maybe_pause(self);
     }
@@ -413,12 +416,9 @@ send_large(StreamObject *self, Py_buffer *view)
     }
     PyObject *rest
         = PyBytes_FromStringAndSize((char *)view->buf + n, view->len - n);
-    if (queue_append(&self->queue, rest) < 0
-        || stream_watch(self, PL_SIDE_WRITE) < 0)
-    {
-        return -1;
-    }
-    return stream_maybe_pause(self);
+    return queue_append(&self->queue, rest) < 0
+               ? -1
+               : stream_watch(self, PL_SIDE_WRITE);
 }
 
 /* What it says of its length: 1; 0 for nothing; -1 with an exception, which is
@@ -429,9 +429,9 @@ has_length(PyObject *data)
     return PyBytes_CheckExact(data) ? 1 : PyObject_IsTrue(data); /* call-out */
 }
 
-/* Writes what may change or be freed once we return. */
+/* Queues what may change or be freed once we return. */
 static int
-write_buffer(StreamObject *self, PyObject *data)
+append_buffer(StreamObject *self, PyObject *data)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
@@ -447,20 +447,17 @@ write_buffer(StreamObject *self, PyObject *data)
     else if (view.len > 0) {
         PyObject *copy = PyBytes_FromStringAndSize(view.buf, view.len);
         rc = queue_append(&self->queue, copy);
-        if (rc == 0) {
-            rc = schedule(self);
-        }
     }
     PyBuffer_Release(&view);
     return rc;
 }
 
-/* -1 with an exception. */
+/* Queues, for schedule() to send.  -1 with an exception. */
 static int
-write_piece(StreamObject *self, PyObject *data)
+append_piece(StreamObject *self, PyObject *data)
 {
     if (PL_UNLIKELY(!PyBytes_CheckExact(data))) {
-        return write_buffer(self, data);
+        return append_buffer(self, data); /* call-out */
     }
     if (PL_UNLIKELY(PyBytes_GET_SIZE(data) == 0)) {
         return 0;
@@ -468,8 +465,7 @@ write_piece(StreamObject *self, PyObject *data)
     if (PL_UNLIKELY(self->conn_lost > 0 || self->loop == NULL)) {
         return stream_note_lost_write(self);
     }
-    return queue_append(&self->queue, Py_NewRef(data)) < 0 ? -1
-                                                           : schedule(self);
+    return queue_append(&self->queue, Py_NewRef(data));
 }
 
 const char Stream_write_doc[] = PyDoc_STR(
@@ -498,7 +494,10 @@ Stream_write(StreamObject *self, PyObject *data)
         return NULL;
     }
     int is_any = has_length(data);
-    if (is_any < 0 || (is_any > 0 && write_piece(self, data) < 0)) {
+    if (is_any < 0
+        || (is_any > 0
+            && (append_piece(self, data) < 0 || schedule(self) < 0)))
+    {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -542,7 +541,18 @@ Stream_writelines(StreamObject *self, PyObject *list)
         rc = check_is_buffer(PyTuple_GET_ITEM(items, i)); /* call-out */
     }
     for (Py_ssize_t i = 0; i < n && rc == 0; i++) {
-        rc = write_piece(self, PyTuple_GET_ITEM(items, i));
+        rc = append_piece(self, PyTuple_GET_ITEM(items, i));
+    }
+    /* What is written when this asks for a pause comes after all of them.  Of
+     * a list that memory did not suffice for the first ones are sent. */
+    PyObject *pending = rc < 0 ? exception_take() : NULL;
+    rc = schedule(self);
+    if (PL_UNLIKELY(pending != NULL)) {
+        if (rc < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        exception_put(pending);
+        rc = -1;
     }
     Py_DECREF(items);
     if (rc < 0) {
