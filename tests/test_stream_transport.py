@@ -552,6 +552,62 @@ def test_writelines(run: Run) -> None:
     run(main())
 
 
+def test_the_socket_object_of_a_connection_is_made_once(run_ours: Run) -> None:
+    """Also if the code that runs while it is made, as a signal handler may, asks for it."""
+    inner: list[Any] = []
+
+    async def main() -> None:
+        def ask(frame: Any, event: str, arg: Any) -> None:
+            if not inner and frame.f_code is socket.socket.__init__.__code__:
+                inner.append(None)
+                inner.append(protocol.transport._kept_sock)
+
+        loop = asyncio.get_running_loop()
+        made: list[Recorder] = []
+
+        def factory() -> Recorder:
+            made.append(Recorder())
+            return made[0]
+
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            while not made or made[0].transport is None:
+                await asyncio.sleep(0)
+            (protocol,) = made
+            sys.setprofile(ask)
+            outer = protocol.transport._kept_sock
+            sys.setprofile(None)
+            assert inner == [None, outer]
+            protocol.transport.abort()
+            await protocol.lost
+        inner.clear()
+        server.close()
+        await turns(2)
+
+    run_ours(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a family of which we know nothing")
+def test_a_transport_that_was_not_made_does_nothing(run_ours: Run) -> None:
+    class Refusing(socket.socket):
+        def getpeername(self) -> Any:
+            raise ValueError("not to be told")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        transport: Any = StreamTransport.__new__(StreamTransport)
+        with Refusing(socket.AF_NETLINK, socket.SOCK_RAW) as sock:
+            with pytest.raises(ValueError, match="not to be told"):
+                transport.__init__(loop, sock, asyncio.Protocol())
+            assert transport._loop is None
+            assert transport.is_closing()
+            transport.write(b"x")
+            assert transport.get_write_buffer_size() == 0
+            transport.close()
+
+    run_ours(main())
+
+
 def test_what_pause_writing_writes_comes_after_the_lines(run_ours: Run) -> None:
     """Not between those before which there was room and the others."""
 

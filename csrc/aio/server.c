@@ -288,6 +288,9 @@ accept_batch(ListenerObject *self)
     while (rc > 0 && n < limit && self->serving) {
         /* A user may have closed it: its number may be another's by now. */
         if (sockfd_get(self->loop->state, self->sock, "accept") != self->fd) {
+            if (PyErr_Occurred() && errors_ends_loop()) {
+                return -1; /* Ctrl-C while that was put into words */
+            }
             PyErr_Clear();
             return fail_with(self, EBADF);
         }

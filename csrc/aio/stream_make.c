@@ -163,9 +163,16 @@ stream_socket(StreamObject *self)
     PyObject *sock = self->released
                          ? closed_socket(state, self)
                          : sockfd_wrap(state, self->family, SOCK_STREAM,
-                                       self->proto, self->fd);
+                                       self->proto, self->fd); /* call-out */
     if (sock == NULL) {
         return NULL;
+    }
+    if (PL_UNLIKELY(self->sock != NULL)) {
+        /* Whoever ran meanwhile (a signal handler) has asked, too. */
+        PyObject *number = PyObject_CallMethod(sock, "detach", NULL);
+        Py_XDECREF(number);
+        Py_DECREF(sock);
+        return number != NULL ? self->sock : NULL;
     }
     /* Who stood for the open file until now gives its place to the socket. */
     LoopObject *loop = self->loop;
@@ -345,6 +352,30 @@ attach_and_begin(StreamObject *self, PyObject *waiter, PyObject *server)
     return -1;
 }
 
+/* Gives up what is half made: it can do nothing any more, and neither
+ * descriptor nor socket is its own.  The current exception stays.  -1. */
+static int
+abandon(StreamObject *self)
+{
+    PyObject *exc = exception_take();
+    self->released = true;
+    self->closing = true;
+    self->conn_lost = 1;
+    stream_unlink_flush(self);
+    stream_unwatch(self, PL_SIDE_WRITE);
+    stream_unwatch(self, PL_SIDE_READ);
+    stream_queue_clear(&self->queue);
+    stream_unlist(self);
+    Py_CLEAR(self->protocol);
+    Py_CLEAR(self->sock);
+    self->fd = -1;
+    LoopObject *loop = self->loop;
+    self->loop = NULL;
+    Py_DECREF(loop); /* call-out */
+    exception_put(exc);
+    return -1;
+}
+
 /* What both ways of making have in common, from loop, fd, family, proto and
  * context on.  -1 with an exception: the transport was abandoned, and the
  * descriptor is still the caller's. */
@@ -361,19 +392,7 @@ complete(StreamObject *self, PyObject *protocol, PyObject *waiter,
     {
         return 0;
     }
-    PyObject *exc = exception_take();
-    stream_unlist(self);
-    self->released = true;
-    self->closing = true;
-    self->conn_lost = 1;
-    Py_CLEAR(self->protocol);
-    Py_CLEAR(self->sock);
-    self->fd = -1;
-    LoopObject *loop = self->loop;
-    self->loop = NULL;
-    Py_DECREF(loop); /* call-out */
-    exception_put(exc);
-    return -1;
+    return abandon(self);
 }
 
 /* The peer is asked for at once, since a socket that was reset has none any
@@ -430,8 +449,7 @@ stream_set_up(StreamObject *self, struct module_state *state, PyObject *loop,
     self->loop = (LoopObject *)Py_NewRef(loop);
     self->sock = Py_NewRef(sock);
     if (take_extra(self, extra) < 0) {
-        self->released = true;
-        return -1;
+        return abandon(self);
     }
     return complete(self, protocol, waiter, server == Py_None ? NULL : server);
 }

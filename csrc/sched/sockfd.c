@@ -64,8 +64,8 @@ call_fileno(struct module_state *state, PyObject *obj)
     return fd < 0 || fd > INT_MAX ? -1 : (int)fd;
 }
 
-/* 1 if it is an ssl.SSLSocket, 0 if not.  Told by the type's name and module,
- * since importing ssl here would cost every user its start-up. */
+/* 1 if it is an ssl.SSLSocket, 0 if not.  Told by the type's name, since
+ * importing ssl here would cost every user its start-up. */
 static int
 is_ssl_socket(PyObject *sock)
 {
