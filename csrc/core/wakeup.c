@@ -7,20 +7,14 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-void
-wakeup_clear(struct wakeup *wakeup)
-{
-    wakeup->read_fd = -1;
-    wakeup->write_fd = -1;
-}
-
 int
 wakeup_init(struct wakeup *wakeup)
 {
     int fds[2];
     if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0) {
         int error = errno;
-        wakeup_clear(wakeup);
+        wakeup->read_fd = -1;
+        wakeup->write_fd = -1;
         return -error;
     }
     wakeup->read_fd = fds[0];
@@ -35,7 +29,8 @@ wakeup_destroy(struct wakeup *wakeup)
         close(wakeup->read_fd);
         close(wakeup->write_fd);
     }
-    wakeup_clear(wakeup);
+    wakeup->read_fd = -1;
+    wakeup->write_fd = -1;
 }
 
 void

@@ -19,8 +19,6 @@ struct wakeup {
 int wakeup_init(struct wakeup *wakeup);
 /* Harmless when wakeup_init failed, and twice. */
 void wakeup_destroy(struct wakeup *wakeup);
-/* Makes it one that has no descriptors: there is nothing to destroy. */
-void wakeup_clear(struct wakeup *wakeup);
 /* Makes read_fd readable.  Async-signal-safe and thread-safe; keeps errno. */
 void wakeup_signal(const struct wakeup *wakeup);
 /* Takes back what was signalled so far.  Returns the numbers 1 to 64 among

@@ -23,6 +23,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backend.h"
 #include "compat.h"
@@ -502,7 +503,6 @@ start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
         return errors_from_core(rc, "making the %s poller", ops->name);
     }
     list_init(&loop->flushes.pending);
-    wakeup_clear(&loop->wakers.left_over);
     loop->forks = loop_forks;
     loop->initialised = true;
     return 0;
@@ -548,12 +548,11 @@ loop_release(LoopObject *loop)
         release_timers(loop);
         struct reactor *reactor = loop->reactor;
         loop->reactor = NULL;
-        /* A thread that writes to the wake-up must not write to whatever has
-         * its number next.  (In the child of a fork there is no such thread.)
-         */
-        if (loop->wakers.n > 0 && loop->forks == loop_forks) {
-            loop->wakers.left_over = reactor->wakeup;
-            wakeup_clear(&reactor->wakeup);
+        /* A thread that writes to the wake-up, which takes it a microsecond
+         * and no GIL, must not write to whatever has its number next.  (In
+         * the child of a fork there is no such thread.) */
+        while (atomic_load(&loop->n_wakers) > 0 && loop->forks == loop_forks) {
+            (void)usleep(10); /* threads of lower priority run, too */
         }
         reactor_destroy(reactor);
         PyMem_Free(reactor);
@@ -754,13 +753,11 @@ loop_wake(LoopObject *loop)
     loop->woken = true;
     /* Without the GIL, for the loop needs it as soon as it is awake. */
     struct wakeup wakeup = loop->reactor->wakeup;
-    loop->wakers.n++;
+    atomic_fetch_add(&loop->n_wakers, 1);
     Py_BEGIN_ALLOW_THREADS
     wakeup_signal(&wakeup);
+    atomic_fetch_sub(&loop->n_wakers, 1);
     Py_END_ALLOW_THREADS
-    if (--loop->wakers.n == 0 && PL_UNLIKELY(loop->reactor == NULL)) {
-        wakeup_destroy(&loop->wakers.left_over);
-    }
 }
 
 int

@@ -12,6 +12,8 @@
 
 #include <Python.h>
 
+#include <stdatomic.h>
+
 #include "core/reactor.h"
 #include "core/ring.h"
 #include "asyncio_compat.h"
@@ -107,12 +109,8 @@ typedef struct LoopObject {
     bool stopping;
     bool sleeping; /* inside the poller without the GIL */
     bool woken;    /* the wake-up was signalled during this sleep */
-    /* Threads that are inside loop_wake without the GIL, and the wake-up that
-     * the last of them is to close, if the loop was closed meanwhile. */
-    struct {
-        unsigned n;
-        struct wakeup left_over;
-    } wakers;
+    /* Threads that write to the wake-up, without the GIL. */
+    atomic_uint n_wakers;
     bool debug;
     char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
     PyObject *task_factory; /* owned: asyncio's, or NULL */
