@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import socketpair
+from support import small_heap, socketpair, while_collecting
 
 import pyloop
 
@@ -602,6 +602,30 @@ def test_garbage_collection_in_the_middle(backend: str) -> None:
             gc.set_threshold(*old)
         gc.collect()
         assert {key.fd for key, _ in selector.select(0)} == set(selector.get_map())
+
+
+def test_registered_anew_by_the_collector_while_it_is_modified(
+    selector: pyloop.Selector, pair: Pair
+) -> None:
+    """The key that goes is found no more by what its end runs."""
+    mine, _ = pair
+    found: list[Any] = []
+
+    class Data:
+        def __del__(self) -> None:
+            with contextlib.suppress(KeyError):
+                found.append(selector.get_key(mine).data)
+
+    def register_anew() -> None:
+        selector.unregister(mine)
+        selector.register(mine, selectors.EVENT_READ, Data())
+
+    with small_heap():
+        selector.register(mine, selectors.EVENT_READ)
+        while_collecting(lambda: selector.modify(mine, selectors.EVENT_WRITE, "new"), register_anew)
+        gc.collect()
+    selector.unregister(mine)
+    assert set(found) <= {"new"}
 
 
 # --- references ---

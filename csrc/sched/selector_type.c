@@ -190,16 +190,19 @@ Selector_modify(SelectorObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *key
         = selectormap_make_key(self->state, selectormap_get(old, KEY_FILEOBJ),
                                fd, bound[1], data); /* call-out */
-    if (key != NULL && selector_find(self, fd) == NULL) {
+    slot = selector_find(self, fd);
+    if (key != NULL && slot == NULL) {
         selectormap_not_registered(bound[0]);
         Py_CLEAR(key);
     }
     if (key != NULL) {
+        PyObject *present = Py_NewRef(slot->key); /* another one, by now? */
         int rc = selector_change(self, fd, (unsigned)wanted, key);
         if (rc < 0) {
             errors_from_core(rc, "modify(%R)", bound[0]);
             Py_CLEAR(key);
         }
+        Py_DECREF(present); /* call-out */
     }
     Py_DECREF(old); /* call-out */
     return key;
