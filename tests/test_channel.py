@@ -363,6 +363,54 @@ def test_a_closed_channel_refuses() -> None:
     assert issubclass(pyloop.ChannelClosed, Exception)
 
 
+class Named(pyloop.Channel[Any]):
+    """As one subclasses asyncio.Queue: some arguments are the subclass's own."""
+
+    def __init__(self, name: str, *, capacity: int = 0) -> None:
+        super().__init__(capacity)
+        self.name = name
+
+
+class Rendezvous(pyloop.Channel[Any]):
+    """With an __init__ that leaves the channel's alone."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Doubled(pyloop.Channel[Any]):
+    """With a __new__ instead: the arguments are taken there, and not once more."""
+
+    def __new__(cls, name: str, capacity: int) -> Doubled:
+        return super().__new__(cls, 2 * capacity)
+
+
+def test_a_subclass_has_an_init_of_its_own() -> None:
+    named = Named("orders", capacity=2)
+    assert (named.name, named.capacity) == ("orders", 2)
+    named.send_nowait(1)
+    assert named.recv_nowait() == 1
+    plain = Rendezvous("plain")
+    assert (plain.name, plain.capacity) == ("plain", 0)
+    assert Doubled("doubled", 3).capacity == 6
+    with pytest.raises(ValueError, match="capacity must be between 0 and 2147483647, got -1"):
+        Named("orders", capacity=-1)
+
+
+def test_the_capacity_of_a_subclass_stays_while_it_is_in_use() -> None:
+    async def root() -> None:
+        chan = Named("orders", capacity=1)
+        chan.send_nowait("kept")
+        sender = await pyloop.spawn(chan.send("waits"))
+        await settle()
+        with pytest.raises(RuntimeError, match="is in use: its capacity stays as it is"):
+            pyloop.Channel.__init__(chan, 0)
+        assert (chan.capacity, await chan.recv(), await chan.recv()) == (1, "kept", "waits")
+        await sender
+
+    pyloop.run(root())
+
+
 def test_recv_nowait_of_what_is_left_after_close() -> None:
     async def root() -> None:
         chan = pyloop.Channel(2)

@@ -266,28 +266,28 @@ Channel_tp_repr(ChannelObject *self)
 
 /* --- life --- */
 
-static PyObject *
-Channel_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static int
+take_capacity(ChannelObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"capacity", NULL};
     PyObject *number = NULL;
-    Py_ssize_t capacity = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Channel", names,
                                      &number))
     {
-        return NULL;
+        return -1;
     }
+    Py_ssize_t capacity = 0;
     if (number != NULL) {
         if (!PyLong_Check(number)) {
             PyErr_Format(PyExc_TypeError,
                          "Channel: capacity must be an int, not %.200s (%R)",
                          Py_TYPE(number)->tp_name, number);
-            return NULL;
+            return -1;
         }
         capacity = PyLong_AsSsize_t(number);
         if (capacity == -1 && PyErr_Occurred()) {
             if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
-                return NULL;
+                return -1;
             }
             PyErr_Clear();
             capacity = -1;
@@ -296,14 +296,45 @@ Channel_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             PyErr_Format(PyExc_ValueError,
                          "Channel: capacity must be between 0 and %d, got %R",
                          INT_MAX, number);
-            return NULL;
+            return -1;
         }
     }
+    self->capacity = capacity;
+    return 0;
+}
+
+static int
+Channel_tp_init(ChannelObject *self, PyObject *args, PyObject *kwargs)
+{
+    if (Py_TYPE(self)->tp_init == (initproc)Channel_tp_init) {
+        return 0; /* __new__ has taken them, ours or a subclass's */
+    }
+    if (self->n_senders > 0 || self->n_receivers > 0
+        || ring_length(&self->buffer) > 0)
+    {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%R is in use: its capacity stays as it is", self);
+        return -1;
+    }
+    return take_capacity(self, args, kwargs);
+}
+
+static PyObject *
+Channel_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
     ChannelObject *self = (ChannelObject *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->capacity = capacity;
-        list_init(&self->senders);
-        list_init(&self->receivers);
+    if (self == NULL) {
+        return NULL;
+    }
+    list_init(&self->senders);
+    list_init(&self->receivers);
+    /* A subclass with an __init__ of its own decides there which of its
+     * arguments is for us; as object does it. */
+    if (type->tp_init == (initproc)Channel_tp_init
+        && take_capacity(self, args, kwargs) < 0)
+    {
+        Py_DECREF(self);
+        return NULL;
     }
     return (PyObject *)self;
 }
@@ -418,13 +449,21 @@ PyDoc_STRVAR(Channel_doc,
              "        print(value)");
 
 static PyType_Slot Channel_slots[] = {
-    {Py_tp_doc, (void *)Channel_doc},    {Py_tp_new, Channel_tp_new},
-    {Py_tp_dealloc, Channel_tp_dealloc}, {Py_tp_traverse, Channel_tp_traverse},
-    {Py_tp_clear, Channel_tp_clear},     {Py_tp_repr, Channel_tp_repr},
-    {Py_tp_methods, Channel_methods},    {Py_tp_members, Channel_members},
-    {Py_tp_getset, Channel_getset},      {Py_sq_length, Channel_sq_length},
-    {Py_nb_bool, Channel_nb_bool},       {Py_am_aiter, PyObject_SelfIter},
-    {Py_am_anext, Channel_am_anext},     {0, NULL},
+    {Py_tp_doc, (void *)Channel_doc},
+    {Py_tp_new, Channel_tp_new},
+    {Py_tp_init, Channel_tp_init},
+    {Py_tp_dealloc, Channel_tp_dealloc},
+    {Py_tp_traverse, Channel_tp_traverse},
+    {Py_tp_clear, Channel_tp_clear},
+    {Py_tp_repr, Channel_tp_repr},
+    {Py_tp_methods, Channel_methods},
+    {Py_tp_members, Channel_members},
+    {Py_tp_getset, Channel_getset},
+    {Py_sq_length, Channel_sq_length},
+    {Py_nb_bool, Channel_nb_bool},
+    {Py_am_aiter, PyObject_SelfIter},
+    {Py_am_anext, Channel_am_anext},
+    {0, NULL},
 };
 
 static PyType_Spec Channel_spec = {
