@@ -6,6 +6,8 @@
  * sched/loop.c. */
 #include <Python.h>
 
+#include <string.h>
+
 #include "aio/methods.h"
 #include "sched/asyncio_compat.h"
 #include "sched/compat.h"
@@ -83,8 +85,15 @@ Loop__init_core(LoopObject *self, PyObject *backend)
                          Py_TYPE(backend)->tp_name, backend);
             return NULL;
         }
-        name = PyUnicode_AsUTF8(backend);
+        Py_ssize_t length;
+        name = PyUnicode_AsUTF8AndSize(backend, &length);
         if (name == NULL) {
+            return NULL;
+        }
+        if (strlen(name) != (size_t)length) {
+            PyErr_Format(PyExc_ValueError,
+                         "backend must not contain a null character: %R",
+                         backend);
             return NULL;
         }
     }
@@ -388,10 +397,13 @@ Loop_is_running(LoopObject *self, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(Loop_is_closed_doc, "is_closed($self, /)\n--\n\n"
                                  "Return True after close().");
 
+/* Where __init__ did not come to making anything there is nothing to close
+ * either, and asyncio's __del__ has nothing to warn about. */
+
 static PyObject *
 Loop_is_closed(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->closed);
+    return PyBool_FromLong(self->closed || !self->initialised);
 }
 
 PyDoc_STRVAR(Loop_time_doc,
