@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pyloop import _core
 
 if TYPE_CHECKING:
-    from pyloop._core import _Startable
+    from pyloop._core import _Seconds, _Startable
     from pyloop._loop import EventLoop
 
 _T = TypeVar("_T")
@@ -92,15 +92,15 @@ def run(*coros: _Startable[Any], backend: str | None = None, debug: bool | None 
         loop.close()
 
 
-def timeout(seconds: float | None) -> asyncio.Timeout:
+def timeout(seconds: _Seconds | None) -> asyncio.Timeout:
     """Limit what a block awaits: an asynchronous context manager.
 
     Args:
-        seconds: int or float, not negative; None: no limit.
+        seconds: a real number (int, float, Fraction ...), not negative; None: no limit.
 
     Raises:
         TimeoutError: on leaving the block, if it was cancelled because its time was over.
-        TypeError: not a number.
+        TypeError: not a real number.
         ValueError: negative or NaN.
 
     Example:
@@ -108,7 +108,8 @@ def timeout(seconds: float | None) -> asyncio.Timeout:
     """
     if seconds is None:
         return asyncio.timeout(None)
-    if not isinstance(seconds, int | float):
+    # What sleep() takes; float() alone would read strings, too.
+    if not (hasattr(type(seconds), "__float__") or hasattr(type(seconds), "__index__")):
         raise TypeError(
             f"timeout(): seconds must be a real number or None, not {type(seconds).__name__} "
             f"({seconds!r})"
@@ -116,7 +117,7 @@ def timeout(seconds: float | None) -> asyncio.Timeout:
     try:
         limit = float(seconds)
     except OverflowError:
-        limit = math.inf if seconds > 0 else -math.inf
+        limit = math.inf if seconds > 0 else -math.inf  # type: ignore[operator]
     if math.isnan(limit) or limit < 0:
         raise ValueError(f"timeout(): seconds must not be negative or NaN, got {seconds!r}")
     return asyncio.timeout(limit)
@@ -196,8 +197,8 @@ def _raise_deadlock(loop: EventLoop) -> None:
     if any(loop._is_root(task) for task in tasks):
         waiting = "\n".join(f"  {loop._describe_task(task)}" for task in tasks)
         raise _core.Deadlock(
-            f"{len(tasks)} task{'s' if len(tasks) != 1 else ''} wait for something that can "
-            f"never come:\n{waiting}"
+            f"{len(tasks)} {'tasks wait' if len(tasks) != 1 else 'task waits'} for something "
+            f"that can never come:\n{waiting}"
         )
     for task in tasks:
         task.cancel()

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import gc
 import os
+import re
 import socket
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -221,8 +224,8 @@ def test_accept_on_what_does_not_listen() -> None:
     ("size", "error"),
     [
         (-1, ValueError),
-        (-(1 << 70), (ValueError, OverflowError)),
-        (1 << 70, (OverflowError, ValueError, MemoryError)),
+        (-(1 << 70), ValueError),
+        (1 << 70, OverflowError),
         ("10", TypeError),
         (10.0, TypeError),
         (None, TypeError),
@@ -232,7 +235,8 @@ def test_accept_on_what_does_not_listen() -> None:
 def test_bad_sizes(name: str, size: Any, error: Any) -> None:
     with pair() as (left, right):
         right.send(b"kept")
-        check(lambda: getattr(pyloop, name)(left, size), error)
+        named = rf"^{name}\(\): bufsize must .*{re.escape(repr(size))}"
+        check(lambda: getattr(pyloop, name)(left, size), error, named)
         assert drain_socket(left) == b"kept"
 
 
@@ -241,8 +245,17 @@ def test_bad_sizes(name: str, size: Any, error: Any) -> None:
 def test_data_that_is_no_buffer(name: str, data: Any) -> None:
     with pair() as (left, right):
         arguments = (left, data, "address") if name == "sendto" else (left, data)
-        check(lambda: getattr(pyloop, name)(*arguments), TypeError)
+        kind = type(data).__name__
+        match = rf"^{name}\(\): a bytes-like object is required, not '{kind}'"
+        check(lambda: getattr(pyloop, name)(*arguments), TypeError, match)
         assert drain_socket(right) == b""
+
+
+def test_data_that_is_no_buffer_is_refused_before_a_name_is_looked_up() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        with pytest.raises(TypeError, match=r"^sendto\(\): a bytes-like object is required"):
+            pyloop.sendto(sock, "text", ("no-such-host.invalid", 9))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +317,25 @@ def test_bad_timeouts(seconds: Any, error: Any) -> None:
             pytest.fail("the block was entered")
 
     check(limited, error)
+
+
+class Index:
+    def __index__(self) -> int:
+        return 3600
+
+
+@pytest.mark.parametrize(
+    "seconds", [3600, 3600.0, True, Fraction(7200, 2), Decimal(3600), Index(), 10**400], ids=repr
+)
+def test_timeout_takes_the_numbers_that_sleep_takes(seconds: Any) -> None:
+    async def root() -> None:
+        pyloop.sleep(seconds).close()
+        async with pyloop.timeout(seconds) as limit:
+            when = limit.when()
+        assert when is not None
+        assert when > asyncio.get_running_loop().time()
+
+    pyloop.run(root())
 
 
 @pytest.mark.parametrize(
@@ -537,7 +569,9 @@ def test_run_inside_asyncios_run() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("backend_value", ["no-such-backend", "", 42, b"epoll"], ids=repr)
+@pytest.mark.parametrize(
+    "backend_value", ["no-such-backend", "", "epoll\0", 42, b"epoll"], ids=repr
+)
 def test_a_backend_that_is_none(backend_value: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         pyloop.EventLoop(backend=backend_value)
@@ -545,6 +579,19 @@ def test_a_backend_that_is_none(backend_value: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         pyloop.run(coro, backend=backend_value)
     coro.close()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"colour": "red"}, {"backend": "none"}, {"selector": 42}, {"main": 42}],
+    ids=str,
+)
+def test_a_loop_that_was_not_made_is_not_complained_about(arguments: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # in __del__ it would be an unraisable exception
+        with pytest.raises((TypeError, ValueError)):
+            pyloop.EventLoop(**arguments)
+        gc.collect()
 
 
 def test_a_closed_loop() -> None:

@@ -60,7 +60,7 @@ call_asyncio(LoopObject *self, const struct args_spec *spec,
 }
 
 /* What users catch and print, and asyncio raises otherwise: a closed socket,
- * a buffer that cannot be written to. */
+ * data that are no buffer, a buffer that cannot be written to. */
 static void
 use_asyncios_words(const struct args_spec *spec, PyObject *const *bound)
 {
@@ -73,6 +73,14 @@ use_asyncios_words(const struct args_spec *spec, PyObject *const *bound)
         if (!PyErr_Occurred()) {
             errors_from_bare_errno((int)error);
         }
+    }
+    else if (PyErr_ExceptionMatches(PyExc_TypeError) && spec->n_params > 1
+             && strcmp(spec->names[1], "data") == 0
+             && !PyObject_CheckBuffer(bound[1]))
+    {
+        PyErr_Format(PyExc_TypeError,
+                     "a bytes-like object is required, not '%.200s'",
+                     Py_TYPE(bound[1])->tp_name);
     }
     else {
         errors_want_writable(spec->function + strlen("sock_"), bound[1]);

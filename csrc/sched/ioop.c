@@ -114,6 +114,21 @@ ioop_discard(OpObject *op)
 }
 
 int
+ioop_check_buffer(OpObject *op, PyObject *data)
+{
+    if (PL_LIKELY(PyObject_CheckBuffer(data))) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "%s(): a bytes-like object is required, not '%.200s'%s",
+                 op->kind->name, Py_TYPE(data)->tp_name,
+                 PyUnicode_Check(data) && op->side == PL_SIDE_WRITE
+                     ? "; its encode() makes one"
+                     : "");
+    return -1;
+}
+
+int
 ioop_take_buffer(OpObject *op, PyObject *data, int flags)
 {
     if (flags == PyBUF_SIMPLE && PyBytes_CheckExact(data)) {
@@ -121,6 +136,9 @@ ioop_take_buffer(OpObject *op, PyObject *data, int flags)
         op->u.io.data = PyBytes_AS_STRING(data);
         op->u.io.length = PyBytes_GET_SIZE(data);
         return 0;
+    }
+    if (ioop_check_buffer(op, data) < 0) {
+        return -1;
     }
     Py_buffer *view = PyMem_Malloc(sizeof(*view));
     if (view == NULL) {

@@ -43,6 +43,8 @@ PyObject *ioop_new_buffer(PyObject *module, const struct args_spec *spec,
 /* Drops an op that will not be handed out, without a warning.  NULL. */
 PyObject *ioop_discard(OpObject *op);
 
+/* 0, or -1 with a TypeError that names the operation: `data` is no buffer. */
+int ioop_check_buffer(OpObject *op, PyObject *data);
 /* Points op->u.io at the bytes of `data`: a bytes object is only held (in
  * op->value) if flags is PyBUF_SIMPLE, any other buffer is exported until
  * ioop_release_view, a `clear` of op kinds; ioop_traverse_view is a

@@ -264,31 +264,50 @@ static const struct op_kind op_kind_recvfrom = {
 /* --- the functions --- */
 
 static int
-parse_size(PyObject *number, const char *who, Py_ssize_t *out)
+parse_any_size(PyObject *number, const char *who, Py_ssize_t *out)
 {
-    Py_ssize_t size;
-    if (PL_LIKELY(PyLong_CheckExact(number))) {
-        size = PyLong_AsSsize_t(number);
-    }
-    else if (PyIndex_Check(number)) {
-        size = PyNumber_AsSsize_t(number, PyExc_OverflowError);
-    }
-    else {
+    if (!PyIndex_Check(number)) {
         PyErr_Format(PyExc_TypeError,
                      "%s(): bufsize must be an int, not %.200s (%R)", who,
                      Py_TYPE(number)->tp_name, number);
         return -1;
     }
-    if (size == -1 && PyErr_Occurred()) {
+    PyObject *whole = PyNumber_Index(number); /* call-out */
+    if (whole == NULL) {
         return -1;
     }
-    if (size < 0) {
+    int overflow; /* and size is -1, whichever way */
+    long long size = PyLong_AsLongLongAndOverflow(whole, &overflow);
+    int rc = -1;
+    if (overflow < 0 || (overflow == 0 && size < 0)) {
         PyErr_Format(PyExc_ValueError,
-                     "%s(): bufsize must not be negative, got %zd", who, size);
-        return -1;
+                     "%s(): bufsize must not be negative, got %R", who, whole);
     }
-    *out = size;
-    return 0;
+    else if (overflow > 0 || size > PY_SSIZE_T_MAX) {
+        PyErr_Format(PyExc_OverflowError,
+                     "%s(): bufsize must be at most %zd, got %R", who,
+                     PY_SSIZE_T_MAX, whole);
+    }
+    else {
+        *out = (Py_ssize_t)size;
+        rc = 0;
+    }
+    Py_DECREF(whole);
+    return rc;
+}
+
+static int
+parse_size(PyObject *number, const char *who, Py_ssize_t *out)
+{
+    if (PL_LIKELY(PyLong_CheckExact(number))) {
+        Py_ssize_t size = PyLong_AsSsize_t(number);
+        if (PL_LIKELY(size >= 0)) {
+            *out = size;
+            return 0;
+        }
+        PyErr_Clear(); /* of what does not fit; negative ones set none */
+    }
+    return parse_any_size(number, who, out);
 }
 
 static PyObject *
@@ -322,7 +341,7 @@ PyDoc_STRVAR(recv_doc,
              "Returns:\n"
              "    An awaitable of bytes, b'' when the peer has closed.\n\n"
              "Raises:\n"
-             "    TypeError, ValueError: bad arguments.\n"
+             "    TypeError, ValueError, OverflowError: bad arguments.\n"
              "    OSError: the socket is closed, or recv(2) failed.\n"
              "    RuntimeError: another task waits to read from the socket.\n"
              "Cancelled while it waits, it has received nothing.\n\n"
@@ -346,7 +365,7 @@ PyDoc_STRVAR(recvfrom_doc,
              "    bufsize: int >= 0, bytes; what is longer is cut off.\n\n"
              "Returns:\n    An awaitable of (bytes, address).\n\n"
              "Raises:\n"
-             "    TypeError, ValueError: bad arguments.\n"
+             "    TypeError, ValueError, OverflowError: bad arguments.\n"
              "    OSError: the socket is closed, or recvfrom(2) failed.\n"
              "    RuntimeError: another task waits to read from the socket.\n"
              "\n"

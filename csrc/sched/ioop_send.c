@@ -131,7 +131,7 @@ PyDoc_STRVAR(send_doc,
              "    data: bytes-like.\n\n"
              "Returns:\n    An awaitable of the number of bytes sent.\n\n"
              "Raises:\n"
-             "    TypeError: bad arguments.\n"
+             "    TypeError, BufferError: bad arguments.\n"
              "    OSError: the socket is closed, or send(2) failed.\n"
              "    RuntimeError: another task waits to write to the socket.\n\n"
              "Example:\n    n = await pyloop.send(conn, b'hello')");
@@ -156,7 +156,7 @@ PyDoc_STRVAR(sendall_doc,
              "    data: bytes-like.\n\n"
              "Returns:\n    An awaitable of None.\n\n"
              "Raises:\n"
-             "    TypeError: bad arguments.\n"
+             "    TypeError, BufferError: bad arguments.\n"
              "    OSError: the socket is closed, or send(2) failed.\n"
              "    RuntimeError: another task waits to write to the socket.\n\n"
              "Example:\n    await pyloop.sendall(conn, b'hello\\n')");
@@ -181,7 +181,7 @@ PyDoc_STRVAR(sendto_doc,
              "off the loop's thread.\n\n"
              "Returns:\n    An awaitable of the number of bytes sent.\n\n"
              "Raises:\n"
-             "    TypeError, OverflowError: bad arguments.\n"
+             "    TypeError, BufferError, OverflowError: bad arguments.\n"
              "    OSError: the socket is closed, or sendto(2) failed.\n"
              "    RuntimeError: another task waits to write to the socket.\n\n"
              "Example:\n"
@@ -208,7 +208,11 @@ ioop_py_sendto(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     }
     if (to == Py_None) {
         Py_DECREF(to);
+        int is_good = ioop_check_buffer(op, bound[1]);
         (void)ioop_discard(op);
+        if (is_good < 0) {
+            return NULL;
+        }
         return ioop_by_name(&state->sendto_by_name, "sendto_by_name", bound,
                             3);
     }
