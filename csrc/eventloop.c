@@ -80,9 +80,7 @@ Loop__init_core(LoopObject *self, PyObject *backend)
     const char *name = NULL;
     if (backend != Py_None) {
         if (!PyUnicode_Check(backend)) {
-            PyErr_Format(PyExc_TypeError,
-                         "backend must be a str or None, not %.200s (%R)",
-                         Py_TYPE(backend)->tp_name, backend);
+            errors_bad_type(backend, "backend must be a str or None");
             return NULL;
         }
         Py_ssize_t length;

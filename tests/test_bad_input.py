@@ -83,6 +83,46 @@ def test_what_is_not_a_socket(name: str, value: Any) -> None:
     check(lambda: SOCKET_CALLS[name](value), TypeError)
 
 
+class Unpresentable(int):
+    """Neither a socket nor a number that is good for anything, and without a repr."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        raise KeyError("no repr")
+
+
+BAD = Unpresentable(-1)
+TOO_LONG = -(10**5000)  # Python refuses to make text of it
+
+REFUSED: dict[str, tuple[Callable[[socket.socket], Any], Any]] = {
+    "socket": (lambda sock: pyloop.recv(BAD), TypeError),  # type: ignore[arg-type]
+    "long socket": (lambda sock: pyloop.recv("x" * 10**6), TypeError),  # type: ignore[arg-type]
+    "size": (lambda sock: pyloop.recv(sock, TOO_LONG), ValueError),
+    "seconds": (lambda sock: pyloop.sleep(TOO_LONG), ValueError),
+    "bad seconds": (lambda sock: pyloop.sleep(BAD), ValueError),
+    "descriptor": (lambda sock: pyloop.wait_readable(TOO_LONG), ValueError),
+    "bad descriptor": (lambda sock: pyloop.wait_writable(BAD), ValueError),
+    "coroutine": (lambda sock: pyloop.spawn(BAD), TypeError),  # type: ignore[arg-type]
+    "name": (lambda sock: pyloop.spawn(pyloop.pause(), name=BAD), TypeError),  # type: ignore[arg-type]
+    "capacity": (lambda sock: pyloop.Channel(TOO_LONG), ValueError),
+    "max_line": (lambda sock: pyloop.lines(sock, max_line=TOO_LONG), ValueError),
+    "encoding": (lambda sock: pyloop.lines(sock, encoding=BAD), TypeError),  # type: ignore[arg-type]
+    "address": (lambda sock: pyloop.connect(sock, BAD), TypeError),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.filterwarnings("ignore:pyloop operation 'pause' was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_value_that_cannot_be_shown_does_not_hide_the_error(name: str) -> None:
+    make, error = REFUSED[name]
+    with pair() as (left, _), pytest.raises(error) as caught:
+        make(left)
+    assert "Exceeds the limit" not in str(caught.value)
+    assert len(str(caught.value)) < 2000
+    gc.collect()
+
+
 @pytest.mark.parametrize("name", sorted(set(SOCKET_CALLS) - {"wait_readable", "wait_writable"}))
 def test_a_descriptor_number_is_not_a_socket(name: str) -> None:
     with pair() as (left, _):

@@ -332,6 +332,17 @@ def test_something_else_is_an_error_at_its_yield(
     assert named in str(errors[0])
 
 
+@pytest.mark.filterwarnings("ignore:pyloop operation 'sleep' was never awaited:RuntimeWarning")
+def test_an_awaitable_that_is_yielded_as_it_is(loop: EventLoop) -> None:
+    def main() -> Steps:
+        with pytest.raises(RuntimeError, match="yield was used instead of await or yield from"):
+            yield pyloop.sleep(0)
+        yield from pyloop.sleep(0)
+        return "goes on"
+
+    assert loop.run(main()) == "goes on"
+
+
 @pytest.mark.parametrize("target", [None, "sock", 1.5, object(), -1])
 def test_what_is_no_socket_is_an_error_at_its_yield(loop: EventLoop, target: Any) -> None:
     def main() -> Steps:

@@ -369,6 +369,16 @@ class Strange:
         return "<strange thing>"
 
 
+class NoRepr:
+    def __repr__(self) -> str:
+        raise KeyError("no repr")
+
+
+class LongRepr:
+    def __repr__(self) -> str:
+        return "very long " * 100_000
+
+
 @pytest.mark.parametrize(
     ("make", "shown"),
     [
@@ -376,6 +386,8 @@ class Strange:
         (lambda: "hello", "hello"),
         (lambda: b"read", "read"),
         (lambda: Strange(), "<strange thing>"),
+        (lambda: NoRepr(), "NoRepr object at 0x"),
+        (lambda: LongRepr(), "...; pyloop understands"),
         (lambda: (1, 2), "(1, 2)"),
         (lambda: (), "()"),
         (lambda: (pyloop.Event.Recv,), "Recv"),

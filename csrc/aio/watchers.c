@@ -268,9 +268,7 @@ PyObject *
 Loop_close_socket(LoopObject *self, PyObject *sock)
 {
     if (!sockfd_is_socket(self->state, sock)) {
-        PyErr_Format(PyExc_TypeError,
-                     "close_socket() needs a socket.socket, not %.200s (%R)",
-                     Py_TYPE(sock)->tp_name, sock);
+        errors_bad_type(sock, "close_socket() needs a socket.socket");
         return NULL;
     }
     /* Of a closed loop nobody waits any more.  A child would take the socket

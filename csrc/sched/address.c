@@ -102,8 +102,7 @@ address_to_python(const struct sockaddr *sa, socklen_t len)
 static int
 wrong_shape(const char *who, const char *expected, PyObject *address)
 {
-    PyErr_Format(PyExc_TypeError, "%s(): expected %s, not %.200s (%R)", who,
-                 expected, Py_TYPE(address)->tp_name, address);
+    errors_bad_type(address, "%s(): expected %s", who, expected);
     return -1;
 }
 
@@ -115,17 +114,16 @@ get_number(PyObject *obj, const char *who, const char *what, uint32_t max,
     PyObject *number = PyNumber_Index(obj); /* call-out */
     if (number == NULL) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s(): %s must be an int, not %.200s (%R)", who, what,
-                         Py_TYPE(obj)->tp_name, obj);
+            errors_bad_type(obj, "%s(): %s must be an int", who, what);
         }
         return -1;
     }
     int overflow;
     long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
     if (overflow != 0 || value < 0 || value > (long long)max) {
-        PyErr_Format(PyExc_OverflowError, "%s(): %s must be 0-%lu, not %R",
-                     who, what, (unsigned long)max, number);
+        errors_bad_value(PyExc_OverflowError, number,
+                         "%s(): %s must be 0-%lu, not", who, what,
+                         (unsigned long)max);
         Py_DECREF(number);
         return -1;
     }
@@ -164,10 +162,8 @@ get_host(PyObject *host, const char *who, const char **text, bool *is_name)
         size = PyByteArray_GET_SIZE(host);
     }
     else {
-        PyErr_Format(PyExc_TypeError,
-                     "%s(): host must be str, bytes or bytearray, not %.200s "
-                     "(%R)",
-                     who, Py_TYPE(host)->tp_name, host);
+        errors_bad_type(host, "%s(): host must be str, bytes or bytearray",
+                        who);
         return -1;
     }
     if (strlen(*text) == (size_t)size) {

@@ -279,9 +279,7 @@ take_capacity(ChannelObject *self, PyObject *args, PyObject *kwargs)
     Py_ssize_t capacity = 0;
     if (number != NULL) {
         if (!PyLong_Check(number)) {
-            PyErr_Format(PyExc_TypeError,
-                         "Channel: capacity must be an int, not %.200s (%R)",
-                         Py_TYPE(number)->tp_name, number);
+            errors_bad_type(number, "Channel: capacity must be an int");
             return -1;
         }
         capacity = PyLong_AsSsize_t(number);
@@ -293,9 +291,9 @@ take_capacity(ChannelObject *self, PyObject *args, PyObject *kwargs)
             capacity = -1;
         }
         if (capacity < 0 || capacity > INT_MAX) {
-            PyErr_Format(PyExc_ValueError,
-                         "Channel: capacity must be between 0 and %d, got %R",
-                         INT_MAX, number);
+            errors_bad_value(PyExc_ValueError, number,
+                             "Channel: capacity must be between 0 and %d, got",
+                             INT_MAX);
             return -1;
         }
     }

@@ -10,6 +10,10 @@
 #include "core/clock.h"
 #include "state.h"
 
+/* Characters of a value's repr in a message: that of a Task that waits has
+ * 300, and a list may have millions. */
+#define PL_MAX_SHOWN 1000
+
 PyObject *
 errors_make_errno(int error, const char *format, ...)
 {
@@ -52,6 +56,66 @@ errors_from_bare_errno(int error)
         exception_put(exc);
     }
     return -1;
+}
+
+PyObject *
+errors_show(PyObject *value)
+{
+    PyObject *text = PyObject_Repr(value); /* call-out */
+    if (text == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)
+            || PyErr_ExceptionMatches(PyExc_MemoryError))
+        {
+            return NULL;
+        }
+        PyErr_Clear();
+        return PyUnicode_FromFormat("<%.200s object at %p>",
+                                    Py_TYPE(value)->tp_name, value);
+    }
+    if (PyUnicode_GET_LENGTH(text) <= PL_MAX_SHOWN) {
+        return text;
+    }
+    PyObject *head = PyUnicode_Substring(text, 0, PL_MAX_SHOWN - 3);
+    Py_DECREF(text);
+    if (head == NULL) {
+        return NULL;
+    }
+    text = PyUnicode_FromFormat("%U...", head);
+    Py_DECREF(head);
+    return text;
+}
+
+void
+errors_bad_type(PyObject *value, const char *format, ...)
+{
+    PyErr_Clear();
+    va_list args;
+    va_start(args, format);
+    PyObject *what = PyUnicode_FromFormatV(format, args);
+    va_end(args);
+    PyObject *shown = what != NULL ? errors_show(value) : NULL;
+    if (shown != NULL) {
+        PyErr_Format(PyExc_TypeError, "%U, not %.200s (%U)", what,
+                     Py_TYPE(value)->tp_name, shown);
+        Py_DECREF(shown);
+    }
+    Py_XDECREF(what);
+}
+
+void
+errors_bad_value(PyObject *exception, PyObject *value, const char *format, ...)
+{
+    PyErr_Clear();
+    va_list args;
+    va_start(args, format);
+    PyObject *what = PyUnicode_FromFormatV(format, args);
+    va_end(args);
+    PyObject *shown = what != NULL ? errors_show(value) : NULL;
+    if (shown != NULL) {
+        PyErr_Format(exception, "%U %U", what, shown);
+        Py_DECREF(shown);
+    }
+    Py_XDECREF(what);
 }
 
 void
@@ -139,9 +203,7 @@ errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
     double value = PyFloat_AsDouble(seconds);
     if (value == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s: seconds must be a real number, not %.200s (%R)",
-                         who, Py_TYPE(seconds)->tp_name, seconds);
+            errors_bad_type(seconds, "%s: seconds must be a real number", who);
         }
         return -1;
     }
@@ -159,8 +221,8 @@ errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
     return 0;
 
 negative:
-    PyErr_Format(PyExc_ValueError, "%s: seconds must not be negative, got %R",
-                 who, seconds);
+    errors_bad_value(PyExc_ValueError, seconds,
+                     "%s: seconds must not be negative, got", who);
     return -1;
 }
 

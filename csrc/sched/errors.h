@@ -30,6 +30,18 @@ int errors_raise(PyObject *exc);
 /* Raises it with the bare text of the system, as asyncio's own are.  -1. */
 int errors_from_bare_errno(int error);
 
+/* What a message says of a value that a user gave: its repr, shortened where
+ * it is long; just the type where repr() raises an Exception, which must not
+ * stand in for the error that the message is about.  New reference, or NULL
+ * with MemoryError or what is no Exception. */
+PyObject *errors_show(PyObject *value);
+/* Raises TypeError("<format>, not <type> (<value>)"), in place of the current
+ * exception if there is one. */
+void errors_bad_type(PyObject *value, const char *format, ...);
+/* Raises exception("<format> <value>"), likewise. */
+void errors_bad_value(PyObject *exception, PyObject *value, const char *format,
+                      ...);
+
 /* Sets StopIteration(value).  Borrows value. */
 void errors_stop_iteration(PyObject *value);
 /* The same for an interpreter that takes the value at once and drops the

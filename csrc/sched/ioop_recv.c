@@ -267,9 +267,7 @@ static int
 parse_any_size(PyObject *number, const char *who, Py_ssize_t *out)
 {
     if (!PyIndex_Check(number)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s(): bufsize must be an int, not %.200s (%R)", who,
-                     Py_TYPE(number)->tp_name, number);
+        errors_bad_type(number, "%s(): bufsize must be an int", who);
         return -1;
     }
     PyObject *whole = PyNumber_Index(number); /* call-out */
@@ -280,13 +278,13 @@ parse_any_size(PyObject *number, const char *who, Py_ssize_t *out)
     long long size = PyLong_AsLongLongAndOverflow(whole, &overflow);
     int rc = -1;
     if (overflow < 0 || (overflow == 0 && size < 0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s(): bufsize must not be negative, got %R", who, whole);
+        errors_bad_value(PyExc_ValueError, whole,
+                         "%s(): bufsize must not be negative, got", who);
     }
     else if (overflow > 0 || size > PY_SSIZE_T_MAX) {
-        PyErr_Format(PyExc_OverflowError,
-                     "%s(): bufsize must be at most %zd, got %R", who,
-                     PY_SSIZE_T_MAX, whole);
+        errors_bad_value(PyExc_OverflowError, whole,
+                         "%s(): bufsize must be at most %zd, got", who,
+                         PY_SSIZE_T_MAX);
     }
     else {
         *out = (Py_ssize_t)size;

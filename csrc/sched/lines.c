@@ -18,6 +18,7 @@
 
 #include "args.h"
 #include "compat.h"
+#include "errors.h"
 #include "ioop.h"
 #include "op.h"
 #include "sockfd.h"
@@ -483,9 +484,7 @@ check_encoding(PyObject *encoding, PyObject **out)
         return 0;
     }
     if (!PyUnicode_Check(encoding)) {
-        PyErr_Format(PyExc_TypeError,
-                     "lines(): encoding must be a str, not %.200s (%R)",
-                     Py_TYPE(encoding)->tp_name, encoding);
+        errors_bad_type(encoding, "lines(): encoding must be a str");
         return -1;
     }
     Py_ssize_t size;
@@ -538,16 +537,15 @@ check_max_line(PyObject *obj, Py_ssize_t *out)
         return 0;
     }
     if (!PyLong_Check(obj)) {
-        PyErr_Format(PyExc_TypeError,
-                     "lines(): max_line must be an int, not %.200s (%R)",
-                     Py_TYPE(obj)->tp_name, obj);
+        errors_bad_type(obj, "lines(): max_line must be an int");
         return -1;
     }
     int overflow;
     long long value = PyLong_AsLongLongAndOverflow(obj, &overflow);
     if (overflow < 0 || (overflow == 0 && value <= 0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "lines(): max_line must be greater than 0, not %R", obj);
+        errors_bad_value(PyExc_ValueError, obj,
+                         "lines(): max_line must be greater than 0, "
+                         "not");
         return -1;
     }
     *out = (Py_ssize_t)(overflow > 0 || value > largest ? largest : value);

@@ -13,6 +13,7 @@
 #include "channel.h"
 
 #include "compat.h"
+#include "errors.h"
 #include "task.h"
 
 enum { PHASE_RECV, PHASE_SEND };
@@ -214,10 +215,10 @@ plainchannel_trap_new(struct module_state *state, PyObject *channel,
         PyObject *attribute = PyObject_GetAttr(channel, names[i]);
         if (attribute == NULL) {
             if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-                PyErr_Format(PyExc_RuntimeError,
-                             "%s needs a channel, an object with _sender and "
-                             "_receiver, not %R",
-                             is_send ? "ChanSend" : "ChanRecv", channel);
+                errors_bad_value(PyExc_RuntimeError, channel,
+                                 "%s needs a channel, an object with _sender "
+                                 "and _receiver, not",
+                                 is_send ? "ChanSend" : "ChanRecv");
             }
             return NULL;
         }

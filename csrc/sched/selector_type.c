@@ -231,10 +231,8 @@ parse_timeout(PyObject *timeout, int64_t *out_ns)
     double seconds = PyFloat_AsDouble(timeout);
     if (seconds == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError,
-                         "select(): timeout must be a real number or None, "
-                         "not %.200s (%R)",
-                         Py_TYPE(timeout)->tp_name, timeout);
+            errors_bad_type(timeout,
+                            "select(): timeout must be a real number or None");
         }
         return -1;
     }

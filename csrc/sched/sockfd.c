@@ -51,8 +51,8 @@ call_fileno(struct module_state *state, PyObject *obj)
         return -2;
     }
     if (!PyLong_Check(number)) {
-        PyErr_Format(PyExc_TypeError, "fileno() returned a non-integer: %R",
-                     number);
+        errors_bad_value(PyExc_TypeError, number,
+                         "fileno() returned a non-integer:");
         Py_DECREF(number);
         return -2;
     }
@@ -91,9 +91,7 @@ sockfd_get_slow(struct module_state *state, PyObject *sock, const char *who)
 {
     if (PL_UNLIKELY(!Py_IS_TYPE(sock, (PyTypeObject *)state->SocketType))) {
         if (!sockfd_is_socket(state, sock)) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() needs a socket.socket, not %.200s (%R)", who,
-                         Py_TYPE(sock)->tp_name, sock);
+            errors_bad_type(sock, "%s() needs a socket.socket", who);
             return -1;
         }
         if (is_ssl_socket(sock)) {
@@ -133,18 +131,18 @@ sockfd_of_fileobj(struct module_state *state, PyObject *obj, const char *who)
             return -1;
         }
         if (overflow != 0 || fd < 0 || fd > INT_MAX) {
-            PyErr_Format(PyExc_ValueError, "%s(): not a file descriptor: %R",
-                         who, obj);
+            errors_bad_value(PyExc_ValueError, obj,
+                             "%s(): not a file descriptor:", who);
             return -1;
         }
         return (int)fd;
     }
     int fd = call_fileno(state, obj);
     if (fd == -2 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() needs a file descriptor or an object with "
-                     "fileno(), not %.200s (%R)",
-                     who, Py_TYPE(obj)->tp_name, obj);
+        errors_bad_type(obj,
+                        "%s() needs a file descriptor or an object with "
+                        "fileno()",
+                        who);
     }
     if (fd == -1) {
         errors_from_errno(EBADF, "%s(): %R is closed", who, obj);

@@ -2,6 +2,7 @@
 #include <Python.h>
 
 #include "args.h"
+#include "errors.h"
 #include "task.h"
 
 static enum op_attempt
@@ -48,9 +49,7 @@ spawn_spawn(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     }
     PyObject *name = bound[1] == Py_None ? NULL : bound[1];
     if (name != NULL && !PyUnicode_Check(name)) {
-        PyErr_Format(PyExc_TypeError,
-                     "spawn(): name must be a str, not %.200s (%R)",
-                     Py_TYPE(name)->tp_name, name);
+        errors_bad_type(name, "spawn(): name must be a str");
         return NULL;
     }
     OpObject *op = op_new(state, &op_kind_spawn);

@@ -149,7 +149,11 @@ wait_for_op(TaskObject *task, OpObject *op, bool trapped)
 {
     if (PL_UNLIKELY(op->loop != task->loop)) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%R: the operation %R belongs to another event loop",
+                     op->loop == NULL
+                         ? "yield was used instead of await or yield from in "
+                           "task %R with %R"
+                         : "%R: the operation %R belongs to another event "
+                           "loop",
                      task, op);
         Py_DECREF(op);
         return throw_later(task);
@@ -274,8 +278,8 @@ static OpObject *
 trap_join(struct module_state *state, PyObject *value)
 {
     if (!Py_IS_TYPE(value, state->TaskType)) {
-        PyErr_Format(PyExc_RuntimeError, "Join needs a pyloop.Task, not %R",
-                     value);
+        errors_bad_value(PyExc_RuntimeError, value,
+                         "Join needs a pyloop.Task, not");
         return NULL;
     }
     return (OpObject *)task_join((TaskObject *)value);
@@ -284,13 +288,17 @@ trap_join(struct module_state *state, PyObject *value)
 static int
 refuse_yield(TaskObject *task, PyObject *yielded)
 {
-    PyErr_Format(PyExc_RuntimeError,
-                 "task yielded %R; pyloop understands None, (event, value) "
-                 "with an Event, a TaskType or one of their names, its own "
-                 "awaitables and asyncio futures.  Did it await something "
-                 "made for another framework, or use yield where await was "
-                 "meant?",
-                 yielded);
+    PyObject *shown = errors_show(yielded);
+    if (shown != NULL) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "task yielded %U; pyloop understands None, (event, "
+                     "value) with an Event, a TaskType or one of their names, "
+                     "its own awaitables and asyncio futures.  Did it await "
+                     "something made for another framework, or use yield "
+                     "where await was meant?",
+                     shown);
+        Py_DECREF(shown);
+    }
     return throw_later(task);
 }
 

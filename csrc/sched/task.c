@@ -83,9 +83,14 @@ task_check_coroutine(struct module_state *state, PyObject *coro,
             = PyCallable_Check(coro)
                   ? "; call the async function to get its coroutine"
                   : "";
-        PyErr_Format(PyExc_TypeError,
-                     "%s needs a coroutine or generator, not %.200s (%R)%s",
-                     who, Py_TYPE(coro)->tp_name, coro, hint);
+        PyObject *shown = errors_show(coro);
+        if (shown != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s needs a coroutine or generator, not %.200s "
+                         "(%U)%s",
+                         who, Py_TYPE(coro)->tp_name, shown, hint);
+            Py_DECREF(shown);
+        }
         return -1;
     }
     if (PL_LIKELY(task_coroutine_is_fresh(state, coro))) {
