@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -151,7 +152,7 @@ def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
                 if not coros:
                     _run_asyncio_tasks(loop)
             finally:
-                _finish(loop, roots, interrupts.cancelled)
+                _finish(loop, roots, interrupts)
     except MemoryError:
         # If _finish() could not be called, or not go to its end: the next run() begins without.
         loop._close_native_tasks()
@@ -223,12 +224,13 @@ def _idle_executor_threads(loop: EventLoop) -> set[Any]:
     return set(threads)
 
 
-def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
+def _finish(loop: EventLoop, roots: Sequence[Any], interrupts: _Interrupts) -> None:
     """Cancel whatever is left, run it to its end, close asynchronous generators.
 
-    `cancelled` were cancelled by Ctrl-C already: a second CancelledError would break into their
+    But for what Ctrl-C has cancelled already: a second CancelledError would break into their
     finally blocks.
     """
+    raised, cancelled = sys.exception(), interrupts.cancelled
     for task in loop._native_tasks():
         if task not in cancelled:
             task.cancel()
@@ -245,19 +247,25 @@ def _finish(loop: EventLoop, roots: Sequence[Any], cancelled: set[Any]) -> None:
         else:
             break
     loop._take_failed()
-    for root in roots:
-        if root.done() and not root.cancelled():
-            root.exception()
+    if interrupts.replace(raised):
+        raised = None
+    _report_failures(loop, [root for root in roots if root.done()], raised)
 
 
 async def _collect(loop: EventLoop, tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
+    _report_failures(loop, tasks, None)
+
+
+def _report_failures(loop: EventLoop, tasks: Iterable[Any], raised: BaseException | None) -> None:
+    """What tasks ended with that run() does not raise."""
     for task in tasks:
-        if not task.cancelled() and task.exception() is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and error is not raised:
             loop.call_exception_handler(
                 {
                     "message": "unhandled exception during run() shutdown",
-                    "exception": task.exception(),
+                    "exception": error,
                     "task": task,
                 }
             )
@@ -335,10 +343,14 @@ class _Interrupts:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._restore()
-        if self._count and not (kind is not None and issubclass(kind, KeyboardInterrupt)):
+        if self.replace(error):
             raise KeyboardInterrupt from None
+
+    def replace(self, error: BaseException | None) -> bool:
+        """Whether run() raises KeyboardInterrupt in place of `error`."""
+        return self._count > 0 and not isinstance(error, KeyboardInterrupt)
 
     def _restore(self) -> None:
         if self._installed is not None and signal.getsignal(signal.SIGINT) == self._installed:

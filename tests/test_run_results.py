@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 import traceback
 from collections.abc import AsyncIterator
@@ -138,15 +139,43 @@ def test_a_second_root_that_raises_while_it_is_cancelled() -> None:
         try:
             await pyloop.sleep(1000)
         except asyncio.CancelledError:
-            raise ValueError("second") from None
+            raise second from None
 
     async def root() -> None:
-        Reports()
+        reports.append(Reports())
         await fail(first, 3)
 
+    second = ValueError("second")
+    reports: list[Reports] = []
     with pytest.raises(Boom) as caught:
         pyloop.run(sore_loser(), root())
     assert caught.value is first
+    assert reports[0].exceptions == [second]
+
+
+@pytest.mark.parametrize("ending", ["root", "deadlock", "interrupt"])
+def test_what_a_root_raises_at_the_end_of_another_is_reported(
+    ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def sore_loser() -> None:
+        try:
+            await pyloop.Channel[None]().recv()
+        finally:
+            raise OSError("while cleaning up")
+
+    async def ends() -> None:
+        await pyloop.pause()
+        if ending == "root":
+            raise Boom
+        if ending == "interrupt":
+            signal.raise_signal(signal.SIGINT)
+        await pyloop.Channel[None]().recv()
+
+    kinds = {"root": Boom, "deadlock": pyloop.Deadlock, "interrupt": KeyboardInterrupt}
+    with pytest.raises(kinds[ending]):
+        pyloop.run(sore_loser(), ends())
+    assert caplog.text.count("unhandled exception during run() shutdown") == 1
+    assert caplog.text.count("OSError: while cleaning up") == 1
 
 
 def test_a_root_that_is_cancelled_from_within() -> None:
