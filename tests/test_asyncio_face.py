@@ -482,6 +482,26 @@ def target(*args: Any) -> None:
     """What the handles below call."""
 
 
+def test_a_task_of_an_operation_shows_its_name() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pair() as (left, _):
+            operation: Any = loop.sock_recv(left, 10)
+            assert operation.__name__ == operation.__qualname__ == "recv"
+            task = asyncio.ensure_future(operation)
+            await asyncio.sleep(0)
+            assert "coro=<recv()> wait_for=<pyloop operation recv on descriptor" in repr(task)
+            task.cancel()
+            await asyncio.wait([task])
+        nap = asyncio.ensure_future(pyloop.sleep(1000))
+        assert "coro=<sleep()>" in repr(nap)
+        nap.cancel()
+        await asyncio.wait([nap])
+
+    with new_loop() as loop:
+        loop.run_until_complete(main())
+
+
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("timed", [False, True])
 def test_handles_look_as_asyncios(timed: bool, debug: bool) -> None:

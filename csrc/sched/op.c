@@ -430,32 +430,6 @@ op_fire(OpObject *op, PyObject *error)
     loop_push_promised(op->loop, waiter);
 }
 
-/* --- for messages --- */
-
-PyObject *
-op_describe(OpObject *op)
-{
-    if (op->fd >= 0) {
-        return PyUnicode_FromFormat("%s on descriptor %d", op->kind->name,
-                                    op->fd);
-    }
-    if (op->object == NULL) {
-        return PyUnicode_FromString(op->kind->name);
-    }
-    if (op->loop != NULL && Py_IS_TYPE(op->object, op->loop->state->TaskType))
-    {
-        /* By name: its repr would describe what it waits for, and so on. */
-        PyObject *name = PyObject_CallMethod(op->object, "get_name", NULL);
-        PyObject *text
-            = name != NULL
-                  ? PyUnicode_FromFormat("%s on task %R", op->kind->name, name)
-                  : NULL;
-        Py_XDECREF(name);
-        return text;
-    }
-    return PyUnicode_FromFormat("%s on %R", op->kind->name, op->object);
-}
-
 /* --- the coroutine's face --- */
 
 PyDoc_STRVAR(Op_send_doc,
@@ -713,21 +687,6 @@ Op_set_blocking(OpObject *op, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-static PyObject *
-Op_tp_repr(OpObject *op)
-{
-    static const char *const status[]
-        = {"new", "waiting", "waiting", "ready", "done"};
-    PyObject *what = op_describe(op);
-    if (what == NULL) {
-        return NULL;
-    }
-    PyObject *text = PyUnicode_FromFormat("<pyloop operation %U (%s)>", what,
-                                          status[op->status]);
-    Py_DECREF(what);
-    return text;
-}
-
 #define OP_FASTCALL(fn) (PyCFunction)(void (*)(void))(fn)
 
 static PyMethodDef Op_methods[] = {
@@ -748,6 +707,8 @@ static PyMethodDef Op_methods[] = {
 static PyGetSetDef Op_getset[] = {
     {"_asyncio_future_blocking", (getter)Op_get_blocking,
      (setter)Op_set_blocking, NULL, NULL},
+    {"__name__", op_get_name, NULL, NULL, NULL},
+    {"__qualname__", op_get_name, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -766,7 +727,7 @@ PyDoc_STRVAR(Op_doc,
 static PyType_Slot Op_slots[] = {
     {Py_tp_doc, (void *)Op_doc},      {Py_tp_dealloc, Op_tp_dealloc},
     {Py_tp_finalize, Op_tp_finalize}, {Py_tp_traverse, Op_tp_traverse},
-    {Py_tp_clear, Op_tp_clear},       {Py_tp_repr, Op_tp_repr},
+    {Py_tp_clear, Op_tp_clear},       {Py_tp_repr, op_repr},
     {Py_tp_methods, Op_methods},      {Py_tp_members, Op_members},
     {Py_tp_getset, Op_getset},        {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, Op_tp_iternext}, {Py_am_await, PyObject_SelfIter},

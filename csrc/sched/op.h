@@ -139,6 +139,9 @@ void op_free_all(struct module_state *state);
 
 /* "recv on <socket ...>": what a task waits for.  New reference. */
 PyObject *op_describe(OpObject *op);
+/* repr(op) and op.__name__, for the type's slots: */
+PyObject *op_repr(PyObject *self);
+PyObject *op_get_name(PyObject *self, void *closure);
 
 static inline bool
 op_check(struct module_state *state, PyObject *obj)
