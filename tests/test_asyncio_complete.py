@@ -271,6 +271,44 @@ def test_an_address_literal_takes_no_thread(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_sock_connect_and_sock_accept_take_a_socket_in_blocking_mode(run: Run, host: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(False)  # where it is refused
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+            await loop.sock_connect(sock, (host, listener.getsockname()[1]))
+            conn, address = await loop.sock_accept(listener)
+            with conn:
+                assert address == sock.getsockname()
+                assert sock.getblocking()
+                assert listener.getblocking()
+                assert os.get_blocking(sock.fileno())
+                assert os.get_blocking(listener.fileno())
+                assert not conn.getblocking()
+                sock.sendall(b"hello")
+                assert await loop.sock_recv(conn, 10) == b"hello"
+
+    run(main())
+
+
+def test_a_blocking_socket_does_not_hold_up_the_loop() -> None:
+    """As it does on asyncio's loop, where sock_accept() waits in accept(2)."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(False)
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+            accepting = asyncio.ensure_future(loop.sock_accept(listener))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await loop.sock_connect(sock, listener.getsockname())
+            conn, _ = await accepting
+            conn.close()
+
+    runner("epoll")(main())
+
+
 def test_the_zone_of_an_ipv6_address_is_kept(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -204,7 +204,7 @@ def test_a_fileno_that_misbehaves(result: Any, error: Any) -> None:
     check(lambda: pyloop.wait_readable(BadFileno(result)), error)
 
 
-@pytest.mark.parametrize("name", ["accept", "connect"])
+@pytest.mark.parametrize("name", ["accept", "connect", "connect by name"])
 def test_a_blocking_socket_that_cannot_be_served(name: str) -> None:
     with listener() as listening, socket.socket() as client:
         where = listening.getsockname()
@@ -213,6 +213,7 @@ def test_a_blocking_socket_that_cannot_be_served(name: str) -> None:
         calls: dict[str, Callable[[], Any]] = {
             "accept": lambda: pyloop.accept(sock),
             "connect": lambda: pyloop.connect(sock, where),
+            "connect by name": lambda: pyloop.connect(sock, ("localhost", where[1])),
         }
         check(calls[name], ValueError, match="block")
         assert sock.getblocking()

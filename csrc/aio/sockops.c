@@ -132,7 +132,7 @@ SOCK_METHOD(sock_recvfrom, ioop_py_recvfrom, 2, "sock", "bufsize")
 SOCK_METHOD(sock_sendall, ioop_py_sendall, 2, "sock", "data")
 SOCK_METHOD(sock_sendto, ioop_py_sendto, 3, "sock", "data", "address")
 SOCK_METHOD(sock_accept, ioop_py_accept, 1, "sock")
-SOCK_METHOD(sock_connect, ioop_py_connect, 2, "sock", "address")
+SOCK_METHOD(sock_connect, ioop_sock_connect, 2, "sock", "address")
 
 PyObject *
 Loop_sock_recvfrom_into(LoopObject *self, PyObject *const *args,

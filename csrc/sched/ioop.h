@@ -78,7 +78,8 @@ PyObject *ioop_py_sendto(PyObject *module, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames);
 PyObject *ioop_py_accept(PyObject *module, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames);
-PyObject *ioop_py_connect(PyObject *module, PyObject *const *args,
-                          Py_ssize_t nargs, PyObject *kwnames);
+/* For sock_connect(), which takes a socket in blocking mode. */
+PyObject *ioop_sock_connect(PyObject *module, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
 
 #endif

@@ -14,6 +14,8 @@
 
 /* --- accept --- */
 
+enum accept_phase { ACCEPT_AS_IT_IS, ACCEPT_UNBLOCKED };
+
 /* A socket.socket around fd, taken over. */
 static PyObject *
 wrap_connection(OpObject *op, int fd)
@@ -33,23 +35,53 @@ wrap_connection(OpObject *op, int fd)
     return conn;
 }
 
+/* Whether the socket must be taken out of blocking mode for the call: asyncio
+ * takes one that blocks, and blocks.  -1 with the ValueError of our own
+ * functions, which refuse it. */
+static int
+must_unblock(OpObject *op)
+{
+    int blocks = sockfd_is_blocking(op->fd, op->object, op->kind->name);
+    return blocks > 0 && !op->of_asyncio
+               ? sockfd_refuse_blocking(op->object, op->kind->name)
+               : blocks;
+}
+
+static int
+accept_one(OpObject *op, struct sockaddr_storage *from, socklen_t *length)
+{
+    bool unblock = op->phase == ACCEPT_UNBLOCKED;
+    *length = sizeof(*from);
+    memset(from, 0, sizeof(*from));
+    if (PL_UNLIKELY(unblock)) {
+        sockfd_set_blocking(op->fd, false);
+    }
+    int fd = accept4(op->fd, (struct sockaddr *)from, length,
+                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (PL_UNLIKELY(unblock)) {
+        sockfd_set_blocking(op->fd, true);
+    }
+    return fd;
+}
+
 static enum op_attempt
 accept_attempt(OpObject *op, PyObject **result)
 {
-    if (ioop_refresh_fd(op) < 0
-        || (op->status == OP_NEW
-            && sockfd_require_nonblocking(op->fd, op->object, "accept") < 0))
-    {
+    if (ioop_refresh_fd(op) < 0) {
         return OP_ATTEMPT_ERROR;
+    }
+    if (op->status == OP_NEW) {
+        int unblock = must_unblock(op);
+        if (unblock < 0) {
+            return OP_ATTEMPT_ERROR;
+        }
+        op->phase = unblock ? ACCEPT_UNBLOCKED : ACCEPT_AS_IT_IS;
     }
     struct sockaddr_storage from;
     socklen_t from_length;
     int fd;
     for (;;) {
-        from_length = sizeof(from);
-        memset(&from, 0, sizeof(from));
-        fd = accept4(op->fd, (struct sockaddr *)&from, &from_length,
-                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+        fd = accept_one(op, &from, &from_length);
         if (fd >= 0) {
             break;
         }
@@ -135,14 +167,20 @@ connect_attempt(OpObject *op, PyObject **result)
     if (op->phase == CONNECT_PENDING) {
         return connect_end(op, result);
     }
-    if (sockfd_require_nonblocking(op->fd, op->object, "connect") < 0) {
+    int unblock = must_unblock(op);
+    if (unblock < 0) {
         return OP_ATTEMPT_ERROR;
     }
-    if (connect(op->fd,
-                (struct sockaddr *)(void *)PyBytes_AS_STRING(op->value),
-                (socklen_t)PyBytes_GET_SIZE(op->value))
-        == 0)
-    {
+    if (PL_UNLIKELY(unblock)) {
+        sockfd_set_blocking(op->fd, false);
+    }
+    int rc = connect(op->fd,
+                     (struct sockaddr *)(void *)PyBytes_AS_STRING(op->value),
+                     (socklen_t)PyBytes_GET_SIZE(op->value));
+    if (PL_UNLIKELY(unblock)) {
+        sockfd_set_blocking(op->fd, true);
+    }
+    if (rc == 0) {
         *result = Py_NewRef(Py_None);
         return OP_ATTEMPT_DONE;
     }
@@ -210,9 +248,9 @@ PyDoc_STRVAR(connect_doc,
              "Example:\n"
              "    await pyloop.connect(sock, ('localhost', 8080))");
 
-PyObject *
-ioop_py_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                PyObject *kwnames)
+static PyObject *
+make_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames, bool of_asyncio)
 {
     static const char *const names[] = {"sock", "address"};
     static const struct args_spec spec = {"connect", names, 2, 2, 2};
@@ -225,18 +263,35 @@ ioop_py_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     if (op == NULL) {
         return NULL;
     }
+    op->of_asyncio = of_asyncio;
     PyObject *to = ioop_pack_address(state, bound[0], bound[1], "connect");
     if (to == NULL) {
         return ioop_discard(op);
     }
     if (to == Py_None) {
         Py_DECREF(to);
+        int unblock = must_unblock(op);
         (void)ioop_discard(op);
-        return ioop_by_name(&state->connect_by_name, "connect_by_name", bound,
-                            2);
+        return unblock < 0 ? NULL
+                           : ioop_by_name(&state->connect_by_name,
+                                          "connect_by_name", bound, 2);
     }
     op->value = to;
     return (PyObject *)op;
+}
+
+static PyObject *
+ioop_py_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    return make_connect(module, args, nargs, kwnames, false);
+}
+
+PyObject *
+ioop_sock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    return make_connect(module, args, nargs, kwnames, true);
 }
 
 PyDoc_STRVAR(wait_readable_doc,

@@ -180,20 +180,35 @@ sockfd_wrap(struct module_state *state, int family, int type, int proto,
 }
 
 int
-sockfd_require_nonblocking(int fd, PyObject *sock, const char *who)
+sockfd_is_blocking(int fd, PyObject *sock, const char *who)
 {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0) {
         return errors_from_errno(errno, "%s(): %R", who, sock);
     }
-    if (!(flags & O_NONBLOCK)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s() needs a non-blocking socket; call "
-                     "setblocking(False) on %R first",
-                     who, sock);
-        return -1;
+    return (flags & O_NONBLOCK) == 0;
+}
+
+int
+sockfd_refuse_blocking(PyObject *sock, const char *who)
+{
+    PyErr_Format(PyExc_ValueError,
+                 "%s() needs a non-blocking socket; call "
+                 "setblocking(False) on %R first",
+                 who, sock);
+    return -1;
+}
+
+void
+sockfd_set_blocking(int fd, bool blocks)
+{
+    int saved_errno = errno;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0) {
+        (void)fcntl(fd, F_SETFL,
+                    blocks ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
     }
-    return 0;
+    errno = saved_errno;
 }
 
 int

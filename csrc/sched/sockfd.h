@@ -64,8 +64,12 @@ int sockfd_member(struct module_state *state, PyObject *sock, const char *name,
 PyObject *sockfd_wrap(struct module_state *state, int family, int type,
                       int proto, int fd);
 
-/* 0, or -1 with ValueError if the descriptor is in blocking mode: for calls
- * that have no MSG_DONTWAIT. */
-int sockfd_require_nonblocking(int fd, PyObject *sock, const char *who);
+/* For calls that have no MSG_DONTWAIT.  Whether the descriptor is in blocking
+ * mode; -1 with OSError. */
+int sockfd_is_blocking(int fd, PyObject *sock, const char *who);
+/* Raises the ValueError that refuses such a socket.  -1. */
+int sockfd_refuse_blocking(PyObject *sock, const char *who);
+/* Takes the descriptor in and out of blocking mode; keeps errno. */
+void sockfd_set_blocking(int fd, bool blocks);
 
 #endif
