@@ -563,6 +563,7 @@ def test_the_socket_object_of_a_connection_is_made_once(run_ours: Run) -> None:
                 inner.append(protocol.transport._kept_sock)
 
         loop = asyncio.get_running_loop()
+        loop.set_debug(False)  # what is logged there shows the socket
         made: list[Recorder] = []
 
         def factory() -> Recorder:
