@@ -397,7 +397,6 @@ PyDoc_STRVAR(Loop_is_closed_doc, "is_closed($self, /)\n--\n\n"
 
 /* Where __init__ did not come to making anything there is nothing to close
  * either, and asyncio's __del__ has nothing to warn about. */
-
 static PyObject *
 Loop_is_closed(LoopObject *self, PyObject *Py_UNUSED(ignored))
 {

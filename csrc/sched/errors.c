@@ -85,37 +85,42 @@ errors_show(PyObject *value)
     return text;
 }
 
+/* What is wrong, in the words of `format`, and of which value: with its type
+ * where that is what is wrong. */
+static void
+refuse_value(PyObject *exception, PyObject *value, bool show_type,
+             const char *format, va_list args)
+{
+    PyErr_Clear();
+    PyObject *what = PyUnicode_FromFormatV(format, args);
+    PyObject *shown = what != NULL ? errors_show(value) : NULL;
+    if (shown != NULL && show_type) {
+        PyErr_Format(exception, "%U, not %.200s (%U)", what,
+                     Py_TYPE(value)->tp_name, shown);
+    }
+    else if (shown != NULL) {
+        PyErr_Format(exception, "%U %U", what, shown);
+    }
+    Py_XDECREF(shown);
+    Py_XDECREF(what);
+}
+
 void
 errors_bad_type(PyObject *value, const char *format, ...)
 {
-    PyErr_Clear();
     va_list args;
     va_start(args, format);
-    PyObject *what = PyUnicode_FromFormatV(format, args);
+    refuse_value(PyExc_TypeError, value, true, format, args);
     va_end(args);
-    PyObject *shown = what != NULL ? errors_show(value) : NULL;
-    if (shown != NULL) {
-        PyErr_Format(PyExc_TypeError, "%U, not %.200s (%U)", what,
-                     Py_TYPE(value)->tp_name, shown);
-        Py_DECREF(shown);
-    }
-    Py_XDECREF(what);
 }
 
 void
 errors_bad_value(PyObject *exception, PyObject *value, const char *format, ...)
 {
-    PyErr_Clear();
     va_list args;
     va_start(args, format);
-    PyObject *what = PyUnicode_FromFormatV(format, args);
+    refuse_value(exception, value, false, format, args);
     va_end(args);
-    PyObject *shown = what != NULL ? errors_show(value) : NULL;
-    if (shown != NULL) {
-        PyErr_Format(exception, "%U %U", what, shown);
-        Py_DECREF(shown);
-    }
-    Py_XDECREF(what);
 }
 
 void
