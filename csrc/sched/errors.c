@@ -1,3 +1,4 @@
+/* Exceptions: made, raised, and put into words. */
 #include <Python.h>
 
 #include "errors.h"
