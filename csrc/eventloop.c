@@ -611,10 +611,15 @@ static PyGetSetDef Loop_getset[] = {
 PyDoc_STRVAR(Loop_doc, "The C half of pyloop.EventLoop.");
 
 static PyType_Slot Loop_slots[] = {
-    {Py_tp_doc, (void *)Loop_doc},    {Py_tp_new, Loop_tp_new},
-    {Py_tp_dealloc, Loop_tp_dealloc}, {Py_tp_traverse, Loop_tp_traverse},
-    {Py_tp_clear, Loop_tp_clear},     {Py_tp_methods, Loop_methods},
-    {Py_tp_getset, Loop_getset},      {0, NULL},
+    {Py_tp_doc, (void *)Loop_doc},
+    {Py_tp_new, Loop_tp_new},
+    {Py_tp_dealloc, Loop_tp_dealloc},
+    {Py_tp_traverse, Loop_tp_traverse},
+    {Py_tp_clear, Loop_tp_clear},
+    {Py_tp_methods, Loop_methods},
+    {Py_tp_getset, Loop_getset},
+    {Py_tp_hash, loop_hash},
+    {0, NULL},
 };
 
 static PyType_Spec Loop_spec = {

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import socket
+import sys
 import threading
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -72,6 +74,118 @@ def test_no_current_task_in_a_callback() -> None:
         assert seen == [None]
 
     pyloop.run(root())
+
+
+def test_a_task_that_was_current_is_not_kept() -> None:
+    async def asks() -> None:
+        assert isinstance(asyncio.current_task(), pyloop.Task)
+
+    async def root() -> None:
+        ended = weakref.ref(await pyloop.spawn(asks()))
+        await pyloop.sleep(0)
+        await pyloop.sleep(0)
+        assert asyncio.current_task() is not None
+        assert ended() is None
+
+    pyloop.run(root())
+
+
+def test_no_current_task_between_two_steps() -> None:
+    """Asked by a destructor, when the task goes that asked before."""
+    seen: list[Any] = []
+    loop = pyloop.EventLoop()
+
+    class Asks:
+        def __del__(self) -> None:
+            seen.append(asyncio.current_task(loop))
+
+    async def asks() -> Asks:
+        seen.append(isinstance(asyncio.current_task(), pyloop.Task))
+        return Asks()  # the result goes with the task
+
+    async def root() -> None:
+        await pyloop.spawn(asks())
+        await pyloop.pause()
+        await pyloop.pause()
+
+    loop.run(root())
+    assert seen == [True, None]
+    loop.close()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="asyncio has no such dictionary any more")
+def test_an_ended_step_leaves_nothing_in_asyncios_dictionary() -> None:
+    tasks: dict[Any, Any] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+    kept: list[Any] = []
+
+    def look() -> None:
+        kept.extend(tasks.values())
+
+    async def other() -> None:
+        kept.extend(tasks.values())
+
+    async def root() -> None:
+        loop = asyncio.get_running_loop()
+        assert asyncio.current_task() in tasks.values()
+        loop.call_soon(look)
+        await pyloop.pause()
+        assert kept == []
+        task = asyncio.create_task(other())
+        await task
+        assert kept == [task]
+
+    pyloop.run(root())
+    assert not tasks
+
+
+def test_a_loop_with_a_hash_of_its_own_has_a_current_task() -> None:
+    class Odd(pyloop.EventLoop):
+        def __hash__(self) -> int:
+            return 7
+
+    async def child() -> Any:
+        await pyloop.pause()
+        return asyncio.current_task()
+
+    async def root() -> None:
+        me = asyncio.current_task()
+        task = await pyloop.spawn(child())
+        assert await task is task
+        assert asyncio.current_task() is me
+        other: asyncio.Task[Any] = asyncio.create_task(child())
+        assert await other is other
+
+    loop = Odd()
+    assert hash(loop) == 7
+    loop.run(root())
+    assert asyncio.current_task(loop) is None
+    loop.close()
+
+
+def test_another_thread_may_ask_for_the_current_task() -> None:
+    async def root() -> None:
+        loop = asyncio.get_running_loop()
+        me = asyncio.current_task()
+        seen: list[Any] = []
+        thread = threading.Thread(target=lambda: seen.append(asyncio.current_task(loop)))
+        thread.start()
+        thread.join()
+        assert seen == [me]
+
+    pyloop.run(root())
+
+
+def test_the_hash_of_a_loop_is_an_objects() -> None:
+    loop = pyloop.EventLoop()
+
+    async def root() -> None:
+        assert hash(loop) == object.__hash__(loop)
+
+    before = hash(loop)
+    assert before == object.__hash__(loop)
+    loop.run(root())
+    loop.close()
+    assert hash(loop) == before
 
 
 def test_each_task_has_a_context_of_its_own() -> None:

@@ -503,6 +503,7 @@ start(LoopObject *loop, const struct poller_ops *ops, struct poller *poller)
         return errors_from_core(rc, "making the %s poller", ops->name);
     }
     list_init(&loop->flushes.pending);
+    loop_init_current_task(loop);
     loop->forks = loop_forks;
     loop->initialised = true;
     return 0;

@@ -36,6 +36,13 @@
  * loop with ten thousand busy connections less than a thousandth. */
 #define PL_LOOK_FOR_CLOSED_NS PL_NS_PER_SEC
 
+/* What asyncio keeps as our current task (current_task.c). */
+enum current_entry {
+    CURRENT_ENTRY_NONE,
+    CURRENT_ENTRY_SHOWN,
+    CURRENT_ENTRY_STALE,
+};
+
 /* Why loop_run returned. */
 enum loop_exit {
     LOOP_EXIT_ERROR = -1,  /* with an exception */
@@ -76,10 +83,12 @@ typedef struct LoopObject {
         size_t n_live;
         size_t n_roots;
         PyObject *failed;  /* owned: the first root that raised, or NULL */
-        PyObject *current; /* borrowed: the task that is being stepped */
-        PyObject *plain_waiters; /* owned dict, see plainchannel.c, or NULL */
-        bool entered; /* asyncio.current_task() was set to a native task */
-        int budget;   /* see PL_STEP_BUDGET */
+        PyObject *current; /* borrowed from run_ready(): the task whose step
+                            * this is, NULL between steps */
+        enum current_entry entry; /* see current_task.c */
+        bool show_at_once;        /* likewise */
+        PyObject *plain_waiters;  /* owned dict, see plainchannel.c, or NULL */
+        int budget;               /* see PL_STEP_BUDGET */
     } tasks;
 
     /* Signals. */
@@ -222,24 +231,48 @@ int loop_push_own(LoopObject *loop, struct runnable *runnable);
  * GIL.  The caller holds a reference to the loop. */
 void loop_wake(LoopObject *loop);
 
-/* asyncio.current_task() for native tasks.  Their steps follow each other, so
- * the entry is replaced by the next step, and taken out only when something
- * else runs. */
+/* --- asyncio.current_task() for native tasks (current_task.c) --- */
+
+/* Decides, once a loop is made, how its tasks are shown. */
+void loop_init_current_task(LoopObject *loop);
+
+/* Brings asyncio's entry up to date: 0, or -1 with an exception. */
+int loop_show_task(LoopObject *loop);
+/* Takes the entry out, if it is ours: call-out, it may be a task's last
+ * reference.  Keeps the current exception. */
+void loop_hide_task(LoopObject *loop);
+
+/* tp_hash of loops: an object's, after loop_show_task(). */
+Py_hash_t loop_hash(PyObject *loop);
+
+/* A step of `task`, which the caller keeps alive, begins; -1 with an exception
+ * if it must not.  Either way it ends with loop_end_step(). */
 static inline int
-loop_enter_task(LoopObject *loop, PyObject *task)
+loop_begin_step(LoopObject *loop, PyObject *task)
 {
-    loop->tasks.entered = true;
-    return asyncio_enter_task(loop->state, (PyObject *)loop, task);
+    loop->tasks.current = task;
+    return PL_UNLIKELY(loop->tasks.show_at_once) ? loop_show_task(loop) : 0;
 }
 
 static inline void
-loop_leave_task(LoopObject *loop)
+loop_end_step(LoopObject *loop)
 {
-    if (loop->tasks.entered) {
-        loop->tasks.entered = false;
-        asyncio_leave_task(loop->state, (PyObject *)loop);
+    loop->tasks.current = NULL;
+    if (loop->tasks.entry == CURRENT_ENTRY_SHOWN) {
+        loop->tasks.entry = CURRENT_ENTRY_STALE;
     }
 }
+
+/* Something else than a native task is to run. */
+static inline void
+loop_leave_task(LoopObject *loop)
+{
+    if (PL_UNLIKELY(loop->tasks.entry != CURRENT_ENTRY_NONE)) {
+        loop_hide_task(loop);
+    }
+}
+
+/* --- errors without a caller --- */
 
 /* Reports an exception (the current one, which is taken) that has no caller
  * to the loop's call_exception_handler.  `key`/`value` is an extra entry of

@@ -515,14 +515,9 @@ check_first_step(TaskObject *task)
                                 "the task's first step");
 }
 
-int
-task_run(struct runnable *self, LoopObject *loop)
+static int
+run_step(TaskObject *task, LoopObject *loop)
 {
-    TaskObject *task = (TaskObject *)self;
-    task->queued = false;
-    if (PL_UNLIKELY(task->status != TASK_PENDING)) {
-        return 0;
-    }
     if (PL_UNLIKELY(!task->started) && check_first_step(task) < 0) {
         return end_with_exception(task);
     }
@@ -537,7 +532,7 @@ task_run(struct runnable *self, LoopObject *loop)
     if (PL_UNLIKELY(exc != NULL) && waiting_on != NULL && task->trapped) {
         op_give_up((OpObject *)waiting_on); /* call-out */
     }
-    if (PL_UNLIKELY(loop_enter_task(loop, (PyObject *)task) < 0
+    if (PL_UNLIKELY(loop_begin_step(loop, (PyObject *)task) < 0
                     || PyContext_Enter(task->context) < 0))
     {
         /* No memory: the loop ends with that, and the step is made when it
@@ -550,13 +545,11 @@ task_run(struct runnable *self, LoopObject *loop)
         Py_XDECREF(waiting_on); /* call-out */
         return -1;
     }
-    loop->tasks.current = (PyObject *)task;
     PySendResult outcome
         = PL_LIKELY(exc == NULL)
               ? PyIter_Send(task->coro, value != NULL ? value : Py_None,
                             &result)
               : throw_in(task, exc, &result);
-    loop->tasks.current = NULL;
     if (PyContext_Exit(task->context) < 0) {
         PyErr_WriteUnraisable((PyObject *)task);
     }
@@ -586,4 +579,17 @@ task_run(struct runnable *self, LoopObject *loop)
     default:
         return end_with_exception(task);
     }
+}
+
+int
+task_run(struct runnable *self, LoopObject *loop)
+{
+    TaskObject *task = (TaskObject *)self;
+    task->queued = false;
+    if (PL_UNLIKELY(task->status != TASK_PENDING)) {
+        return 0;
+    }
+    int rc = run_step(task, loop);
+    loop_end_step(loop);
+    return rc;
 }
