@@ -55,12 +55,12 @@ intern_strings(struct module_state *state)
 
 /* In order: a part may use what those before it have set up. */
 static int (*const parts[])(PyObject *, struct module_state *) = {
-    asyncio_compat_init, errors_init,  traps_init,     sockfd_init,
-    handle_init,         op_init,      task_init,      step_init,
-    spawn_init,          sleep_init,   ioop_recv_init, ioop_send_init,
-    ioop_conn_init,      channel_init, lines_init,     selectormap_init,
-    selector_init,       stream_init,  dgram_init,     server_init,
-    eventloop_init,
+    asyncio_compat_init, errors_init,    traps_init,   sockfd_init,
+    handle_init,         op_init,        task_init,    step_init,
+    spawn_init,          sleep_init,     timeout_init, ioop_recv_init,
+    ioop_send_init,      ioop_conn_init, channel_init, lines_init,
+    selectormap_init,    selector_init,  stream_init,  dgram_init,
+    server_init,         eventloop_init,
 };
 
 static int

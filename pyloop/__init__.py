@@ -28,11 +28,11 @@ from pyloop._core import (
     sendto,
     sleep,
     spawn,
+    timeout,
     wait_readable,
     wait_writable,
 )
-from pyloop._loop import EventLoop, new_event_loop
-from pyloop._run import run, timeout
+from pyloop._loop import EventLoop, new_event_loop, run
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from pyloop._policy import EventLoopPolicy, install

@@ -1,10 +1,11 @@
-"""The Python half of EventLoop: what runs per connection or less.
+"""The Python half of EventLoop: what runs per connection or less.  And run(), on a new one.
 
 ``LoopCore`` (C) comes first in the MRO: running, callbacks, timers, readers and writers, native
 tasks.  ``asyncio.SelectorEventLoop`` behind it gives servers, TLS, subprocesses, executors.
-"""
 
-from __future__ import annotations
+No module here begins with ``from __future__ import annotations``: it would take up a twentieth of
+the time that importing the package takes.
+"""
 
 import _socket
 import asyncio
@@ -25,12 +26,12 @@ from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyloop import _core
-from pyloop._run import run_tasks
 from pyloop._transport import DatagramTransport, StreamTransport
 
 if TYPE_CHECKING:
     import ssl
     from contextvars import Context
+    from typing import Unpack
 
     from _typeshed import FileDescriptorLike
 
@@ -76,7 +77,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
 
     def __init__(
         self,
-        main: _Startable[Any] | None = None,
+        main: "_Startable[Any] | None" = None,
         selector: BaseSelector | None = None,
         *,
         backend: str | None = None,
@@ -113,19 +114,19 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
     @overload
     def run(self) -> None: ...
     @overload
-    def run(self, coro: _Startable[_T], /) -> _T: ...
+    def run(self, coro: "_Startable[_T]", /) -> _T: ...
     @overload
-    def run(self, coro1: _Startable[_T], coro2: _Startable[_S], /) -> list[_T | _S]: ...
+    def run(self, coro1: "_Startable[_T]", coro2: "_Startable[_S]", /) -> list[_T | _S]: ...
     @overload
     def run(
         self,
-        coro1: _Startable[_T],
-        coro2: _Startable[_T],
-        coro3: _Startable[_T],
+        coro1: "_Startable[_T]",
+        coro2: "_Startable[_T]",
+        coro3: "_Startable[_T]",
         /,
-        *coros: _Startable[_T],
+        *coros: "_Startable[_T]",
     ) -> list[_T]: ...
-    def run(self, *coros: _Startable[Any]) -> Any:
+    def run(self, *coros: "_Startable[Any]") -> Any:
         """Run coroutines or generators until they and all they spawned have ended.
 
         Without arguments: what ``main=`` and ``create_task(generator)`` have left to do.
@@ -134,6 +135,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         Example:
             ``loop.run(server(), client())``
         """
+        from pyloop._run import run_tasks
+
         return run_tasks(self, coros)
 
     async def shutdown_asyncgens(self) -> None:
@@ -184,7 +187,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             executor.shutdown(wait=False)
 
     @property
-    def _selector(self) -> BaseSelector | _Watched | None:
+    def _selector(self) -> "BaseSelector | _Watched | None":
         """What asyncio's transports look at, to say in their repr what they wait for."""
         if self._own_selector is not None:
             return self._own_selector
@@ -284,7 +287,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
 
     # --- transports ---
 
-    def _ensure_fd_no_transport(self, fd: FileDescriptorLike) -> None:
+    def _ensure_fd_no_transport(self, fd: "FileDescriptorLike") -> None:
         try:
             number = fd if isinstance(fd, int) else int(fd.fileno())
         except (AttributeError, TypeError, ValueError):
@@ -325,7 +328,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         *,
         extra: dict[str, Any] | None = None,
         server: Any = None,
-        context: Context | None = None,
+        context: "Context | None" = None,
     ) -> asyncio.Transport:
         if not _is_stream_socket(sock):
             # A socket that keeps boundaries needs each write() sent apart, and what only behaves
@@ -347,7 +350,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         server_hostname: str | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
-        context: Context | None = None,
+        context: "Context | None" = None,
         **timeouts: Any,
     ) -> asyncio.Transport:
         if not _is_stream_socket(rawsock):
@@ -397,7 +400,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         self,
         transport: Any,
         protocol: asyncio.BaseProtocol,
-        sslcontext: ssl.SSLContext,
+        sslcontext: "ssl.SSLContext",
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
@@ -421,7 +424,9 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
 
     # --- signals: as asyncio's, but they arrive through the reactor's wake-up ---
 
-    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
+    def add_signal_handler(
+        self, sig: int, callback: "Callable[[*_Ts], object]", *args: "Unpack[_Ts]"
+    ) -> None:
         """Call ``callback(*args)`` in the loop whenever the signal comes.
 
         Raises:
@@ -494,7 +499,7 @@ class _Watched:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
 
-    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+    def get_key(self, fileobj: "FileDescriptorLike") -> selectors.SelectorKey:
         waiters = self._loop._waiters(fileobj)
         events = 0
         for waiter, event in zip(
@@ -551,3 +556,68 @@ def new_event_loop() -> EventLoop:
         ``asyncio.run(main(), loop_factory=pyloop.new_event_loop)``  (3.12+)
     """
     return EventLoop()
+
+
+@overload
+def run(*, backend: str | None = None, debug: bool | None = None) -> None: ...
+@overload
+def run(
+    coro: "_Startable[_T]", /, *, backend: str | None = None, debug: bool | None = None
+) -> _T: ...
+@overload
+def run(
+    coro1: "_Startable[_T]",
+    coro2: "_Startable[_S]",
+    /,
+    *,
+    backend: str | None = None,
+    debug: bool | None = None,
+) -> list[_T | _S]: ...
+@overload
+def run(
+    coro1: "_Startable[_T]",
+    coro2: "_Startable[_T]",
+    coro3: "_Startable[_T]",
+    /,
+    *coros: "_Startable[_T]",
+    backend: str | None = None,
+    debug: bool | None = None,
+) -> list[_T]: ...
+def run(*coros: "_Startable[Any]", backend: str | None = None, debug: bool | None = None) -> Any:
+    """Run coroutines until they and all tasks they spawned have ended.
+
+    Ready tasks run first in, first out, in the order of the arguments.
+
+    Args:
+        coros: coroutines or generators that have not started.
+        backend: ``"epoll"`` or ``"poll"``; default: ``$PYLOOP_BACKEND``, else the best there is.
+        debug: asyncio's debug mode; default: as asyncio decides.
+
+    Returns:
+        The result of a single coroutine; a list of the results of several; None for none.
+
+    Raises:
+        BaseException: what one of the coroutines raised; the others are cancelled first.
+        Deadlock: they wait for something that can never come.
+        KeyboardInterrupt: Ctrl-C; all tasks are cancelled first.
+        RuntimeError: an event loop is running in this thread.
+
+    Example:
+        ``pyloop.run(ping(chan), pong(chan))``
+    """
+    from pyloop._run import close_all
+
+    if asyncio._get_running_loop() is not None:
+        close_all(coros)
+        raise RuntimeError("run() cannot be called from a running event loop")
+    try:
+        loop = EventLoop(backend=backend)
+    except BaseException:
+        close_all(coros)
+        raise
+    try:
+        if debug is not None:
+            loop.set_debug(debug)
+        return loop.run(*coros)
+    finally:
+        loop.close()

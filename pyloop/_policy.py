@@ -4,8 +4,6 @@ This module is imported when one of its names is asked for, not with the package
 deprecated since Python 3.14, to go away in 3.16.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import warnings

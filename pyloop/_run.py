@@ -1,127 +1,23 @@
-"""run(): from start to end of a program of coroutines, and timeout().
+"""EventLoop.run(): from start to end of a program of coroutines.
 
-What happens once per run is here, in Python; what happens once per step is in C.
+What happens once per run is here, in Python; what happens once per step is in C.  Imported at the
+first run: programs on asyncio's face have none.
 """
 
-from __future__ import annotations
-
 import asyncio
-import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any
 
 from pyloop import _core
-
-if TYPE_CHECKING:
-    from pyloop._core import _Seconds, _Startable
-    from pyloop._loop import EventLoop
-
-_T = TypeVar("_T")
-_S = TypeVar("_S")
+from pyloop._loop import EventLoop
 
 # A task may swallow CancelledError and wait again.  After so many rounds in which nothing but
 # such tasks is left, run() closes their coroutines instead.
 _MAX_CANCEL_ROUNDS = 100
-
-
-@overload
-def run(*, backend: str | None = None, debug: bool | None = None) -> None: ...
-@overload
-def run(
-    coro: _Startable[_T], /, *, backend: str | None = None, debug: bool | None = None
-) -> _T: ...
-@overload
-def run(
-    coro1: _Startable[_T],
-    coro2: _Startable[_S],
-    /,
-    *,
-    backend: str | None = None,
-    debug: bool | None = None,
-) -> list[_T | _S]: ...
-@overload
-def run(
-    coro1: _Startable[_T],
-    coro2: _Startable[_T],
-    coro3: _Startable[_T],
-    /,
-    *coros: _Startable[_T],
-    backend: str | None = None,
-    debug: bool | None = None,
-) -> list[_T]: ...
-def run(*coros: _Startable[Any], backend: str | None = None, debug: bool | None = None) -> Any:
-    """Run coroutines until they and all tasks they spawned have ended.
-
-    Ready tasks run first in, first out, in the order of the arguments.
-
-    Args:
-        coros: coroutines or generators that have not started.
-        backend: ``"epoll"`` or ``"poll"``; default: ``$PYLOOP_BACKEND``, else the best there is.
-        debug: asyncio's debug mode; default: as asyncio decides.
-
-    Returns:
-        The result of a single coroutine; a list of the results of several; None for none.
-
-    Raises:
-        BaseException: what one of the coroutines raised; the others are cancelled first.
-        Deadlock: they wait for something that can never come.
-        KeyboardInterrupt: Ctrl-C; all tasks are cancelled first.
-        RuntimeError: an event loop is running in this thread.
-
-    Example:
-        ``pyloop.run(ping(chan), pong(chan))``
-    """
-    from pyloop._loop import EventLoop
-
-    if asyncio._get_running_loop() is not None:
-        _close_all(coros)
-        raise RuntimeError("run() cannot be called from a running event loop")
-    try:
-        loop = EventLoop(backend=backend)
-    except BaseException:
-        _close_all(coros)
-        raise
-    try:
-        if debug is not None:
-            loop.set_debug(debug)
-        return loop.run(*coros)
-    finally:
-        loop.close()
-
-
-def timeout(seconds: _Seconds | None) -> asyncio.Timeout:
-    """Limit what a block awaits: an asynchronous context manager.
-
-    Args:
-        seconds: a real number (int, float, Fraction ...), not negative; None: no limit.
-
-    Raises:
-        TimeoutError: on leaving the block, if it was cancelled because its time was over.
-        TypeError: not a real number.
-        ValueError: negative or NaN.
-
-    Example:
-        ``async with pyloop.timeout(2.5): data = await pyloop.recv(conn)``
-    """
-    if seconds is None:
-        return asyncio.timeout(None)
-    # What sleep() takes; float() alone would read strings, too.
-    if not (hasattr(type(seconds), "__float__") or hasattr(type(seconds), "__index__")):
-        raise TypeError(
-            f"timeout(): seconds must be a real number or None, not {type(seconds).__name__} "
-            f"({seconds!r})"
-        )
-    try:
-        limit = float(seconds)
-    except OverflowError:
-        limit = math.inf if seconds > 0 else -math.inf  # type: ignore[operator]
-    if math.isnan(limit) or limit < 0:
-        raise ValueError(f"timeout(): seconds must not be negative or NaN, got {seconds!r}")
-    return asyncio.timeout(limit)
 
 
 def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
@@ -142,7 +38,7 @@ def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
         interrupts.install()
     except BaseException:
         made = [root for root in roots if root is not None]
-        _close_all(coros[len(made) :])
+        close_all(coros[len(made) :])
         _abandon(loop, made)
         raise
     try:
@@ -224,7 +120,7 @@ def _idle_executor_threads(loop: EventLoop) -> set[Any]:
     return set(threads)
 
 
-def _finish(loop: EventLoop, roots: Sequence[Any], interrupts: _Interrupts) -> None:
+def _finish(loop: EventLoop, roots: Sequence[Any], interrupts: "_Interrupts") -> None:
     """Cancel whatever is left, run it to its end, close asynchronous generators.
 
     But for what Ctrl-C has cancelled already: a second CancelledError would break into their
@@ -297,7 +193,7 @@ def _abandon(loop: EventLoop, roots: Sequence[Any]) -> None:
         _run_cancelled(loop)
 
 
-def _close_all(coros: Sequence[Any]) -> None:
+def close_all(coros: Sequence[Any]) -> None:
     """Close coroutines that will not run, so that they do not warn."""
     for coro in coros:
         close = getattr(coro, "close", None)

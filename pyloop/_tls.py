@@ -14,15 +14,12 @@ anything else reads: ``buffer_updated()`` follows on ``get_buffer()`` with no ca
 and copies.
 """
 
-from __future__ import annotations
-
 import sys
 from asyncio import sslproto
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pyloop._loop import EventLoop
+from pyloop._loop import EventLoop
 
 # The versions whose private attributes these are.
 _KNOWN = sys.version_info < (3, 14)

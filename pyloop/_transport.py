@@ -3,8 +3,6 @@
 ``StreamCore`` and ``DgramCore`` (C) read, write and close, and call up for everything rare.
 """
 
-from __future__ import annotations
-
 import asyncio
 import warnings
 from asyncio import constants, trsock

@@ -349,7 +349,14 @@ def test_bad_sleeps(make: Any, seconds: Any, error: Any) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "error"),
-    [(-1, ValueError), (NAN, ValueError), ("1", TypeError), (1j, TypeError), ([], TypeError)],
+    [
+        (-1, ValueError),
+        (-Fraction(10**400), ValueError),
+        (NAN, ValueError),
+        ("1", TypeError),
+        (1j, TypeError),
+        ([], TypeError),
+    ],
     ids=repr,
 )
 def test_bad_timeouts(seconds: Any, error: Any) -> None:
@@ -366,7 +373,9 @@ class Index:
 
 
 @pytest.mark.parametrize(
-    "seconds", [3600, 3600.0, True, Fraction(7200, 2), Decimal(3600), Index(), 10**400], ids=repr
+    "seconds",
+    [3600, 3600.0, True, Fraction(7200, 2), Decimal(3600), Index(), 10**400, Fraction(10**400)],
+    ids=repr,
 )
 def test_timeout_takes_the_numbers_that_sleep_takes(seconds: Any) -> None:
     async def root() -> None:

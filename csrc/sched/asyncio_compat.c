@@ -86,6 +86,7 @@ asyncio_compat_init(PyObject *Py_UNUSED(module), struct module_state *state)
         {&state->StreamReaderProtocol, "asyncio.streams",
          "StreamReaderProtocol"},
         {&state->AsyncioTimerHandle, "asyncio.events", "TimerHandle"},
+        {&state->asyncio_timeout, "asyncio.timeouts", "timeout"},
         {&state->get_running_loop, "asyncio.events", "_get_running_loop"},
         {&state->set_running_loop, "asyncio.events", "_set_running_loop"},
         {&state->extract_stack, "asyncio.format_helpers", "extract_stack"},

@@ -207,7 +207,15 @@ errors_seconds_to_ns(PyObject *seconds, const char *who, int64_t *out_ns)
         return 0;
     }
     double value = PyFloat_AsDouble(seconds);
-    if (value == -1.0 && PyErr_Occurred()) {
+    if (value == -1.0 && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Clear(); /* a Fraction, or an __index__, beyond every float */
+        int is_negative = PyObject_RichCompareBool(seconds, Py_False, Py_LT);
+        value = is_negative > 0 ? -INFINITY : INFINITY;
+        if (is_negative < 0) {
+            return -1;
+        }
+    }
+    else if (value == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
             errors_bad_type(seconds, "%s: seconds must be a real number", who);
         }

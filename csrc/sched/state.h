@@ -50,6 +50,7 @@ struct TaskObject;
     X(AsyncioHandle) \
     X(AsyncioTimerHandle) \
     X(AsyncioBufferedProtocol) \
+    X(asyncio_timeout) /* asyncio.timeouts.timeout */ \
     X(StreamReader) \
     X(StreamReaderProtocol) \
     X(data_received)     /* the latter's function */ \
@@ -200,6 +201,7 @@ int ioop_recv_init(PyObject *module, struct module_state *state);
 int ioop_send_init(PyObject *module, struct module_state *state);
 int ioop_conn_init(PyObject *module, struct module_state *state);
 int sleep_init(PyObject *module, struct module_state *state);
+int timeout_init(PyObject *module, struct module_state *state);
 int channel_init(PyObject *module, struct module_state *state);
 int lines_init(PyObject *module, struct module_state *state);
 int selectormap_init(PyObject *module, struct module_state *state);
