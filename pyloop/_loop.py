@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import types
 import warnings
 import weakref
@@ -151,6 +152,46 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads of the default executor to end, at most `timeout` seconds.
+
+        As 3.13 does it: 3.12.1 waits for them whatever the timeout says, and 3.11 takes none.
+        """
+        if timeout is None:
+            await super().shutdown_default_executor()
+            return
+        self._executor_shutdown_called = True
+        executor = self._default_executor
+        if executor is None:
+            return
+        ended: asyncio.Future[None] = self.create_future()
+
+        def wake() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def shut_down() -> None:
+            executor.shutdown(wait=True)
+            try:
+                self.call_soon_threadsafe(wake)
+            except RuntimeError:
+                pass  # the loop has not waited, and is closed
+
+        thread = threading.Thread(target=shut_down)
+        thread.start()
+        try:
+            async with asyncio.timeout(timeout):
+                await ended
+        except TimeoutError:
+            warnings.warn(
+                f"The executor did not finishing joining its threads within {timeout} seconds.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            executor.shutdown(wait=False)
+        else:
+            thread.join()
 
     # --- life ---
 

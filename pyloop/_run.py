@@ -92,7 +92,7 @@ def _raise_deadlock(loop: EventLoop) -> None:
     """Nothing can go on: an error if a root waits, else the end of the spawned tasks."""
     tasks = loop._native_tasks()
     if any(loop._is_root(task) for task in tasks):
-        waiting = "\n".join(f"  {loop._describe_task(task)}" for task in tasks)
+        waiting = "\n".join(f"  {loop._describe_task(task)}{_where(task)}" for task in tasks)
         raise _core.Deadlock(
             f"{len(tasks)} {'tasks wait' if len(tasks) != 1 else 'task waits'} for something "
             f"that can never come:\n{waiting}"
@@ -100,6 +100,19 @@ def _raise_deadlock(loop: EventLoop) -> None:
     for task in tasks:
         task.cancel()
     _run_cancelled(loop)
+
+
+def _where(task: Any) -> str:
+    """Where its coroutine stands: the innermost line of Python that awaits."""
+    place = ""
+    coro = task.get_coro()
+    while coro is not None:
+        kind = "gi" if hasattr(coro, "gi_frame") else "cr"
+        frame = getattr(coro, f"{kind}_frame", None)
+        if isinstance(frame, FrameType):
+            place = f", at {frame.f_code.co_filename}:{frame.f_lineno}"
+        coro = getattr(coro, "gi_yieldfrom" if kind == "gi" else "cr_await", None)
+    return place
 
 
 def _others_may_help(loop: EventLoop) -> bool:

@@ -858,10 +858,11 @@ def test_a_shutdown_that_takes_too_long(run: Run, certificate: Path) -> None:
 # --- executors, pipes, processes ----------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12.1 has the timeout, and ignores it")
 def test_shutdown_default_executor_with_a_timeout(run: Run) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
+        if sys.version_info < (3, 13) and not isinstance(loop, pyloop.EventLoop):
+            pytest.skip("asyncio's of 3.12.1 has the timeout, and ignores it")
         release = threading.Event()
         waits = loop.run_in_executor(None, release.wait)
         try:
@@ -872,6 +873,18 @@ def test_shutdown_default_executor_with_a_timeout(run: Run) -> None:
         await waits
         with pytest.raises(RuntimeError, match="Executor shutdown has been called"):
             loop.run_in_executor(None, print)
+
+    run(main())
+
+
+def test_shutdown_default_executor_in_time(run: Run) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        has_timeout = sys.version_info >= (3, 12) or isinstance(loop, pyloop.EventLoop)
+        await loop.run_in_executor(None, threading.get_ident)
+        await loop.shutdown_default_executor(*[60] * has_timeout)
+        threads = loop._default_executor._threads
+        assert not any(thread.is_alive() for thread in threads)
 
     run(main())
 

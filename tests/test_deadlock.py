@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,38 @@ def test_the_message_lists_every_waiting_task() -> None:
     assert len(set(names)) == 5
     for name in names:
         assert name in str(caught.value)
+
+
+def test_the_message_says_at_which_line_each_task_waits() -> None:
+    lines: list[int] = []
+
+    def here() -> None:
+        lines.append(sys._getframe(1).f_lineno + 1)
+
+    async def inner(chan: pyloop.Channel) -> None:
+        here()
+        await chan.recv()
+
+    async def outer(chan: pyloop.Channel) -> None:
+        await inner(chan)
+
+    def generator(chan: pyloop.Channel) -> Any:
+        here()
+        yield (pyloop.Event.ChanRecv, chan)
+
+    def delegating(chan: pyloop.Channel) -> Any:
+        yield from generator(chan)
+
+    async def iterates(chan: pyloop.Channel) -> None:
+        here()
+        async for _ in chan:
+            pass
+
+    roots = [body(pyloop.Channel()) for body in (outer, delegating, iterates)]
+    with pytest.raises(pyloop.Deadlock) as caught:
+        pyloop.run(*roots)
+    for text, line in zip(str(caught.value).splitlines()[1:], lines, strict=True):
+        assert text.endswith(f", at {__file__}:{line}")
 
 
 def test_tasks_that_wait_for_each_other() -> None:

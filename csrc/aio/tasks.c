@@ -14,18 +14,13 @@ const char Loop__create_native_task_doc[] = PyDoc_STR(
              "root=False)\n--\n\n"
              "Make a pyloop.Task of a coroutine or generator.");
 
+/* Of (coro, name, context), for `who`. */
 static PyObject *
-create_native(LoopObject *self, const struct args_spec *spec,
-              PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+create_native(LoopObject *self, PyObject *bound[3], const char *who,
+              bool is_root)
 {
-    PyObject *bound[4] = {NULL};
-    if (args_bind(spec, args, nargs, kwnames, bound) < 0
-        || loop_check_usable(self) < 0
-        || loop_check_thread(self, "create_task()") < 0
-        || task_check_coroutine(self->state, bound[0],
-                                bound[3] == Py_True ? "run()"
-                                                    : "create_task()")
-               < 0)
+    if (loop_check_usable(self) < 0 || loop_check_thread(self, who) < 0
+        || task_check_coroutine(self->state, bound[0], who) < 0)
     {
         return NULL;
     }
@@ -44,8 +39,7 @@ create_native(LoopObject *self, const struct args_spec *spec,
     if (bound[1] != NULL && name == NULL) {
         return NULL;
     }
-    TaskObject *task
-        = task_new(self, bound[0], name, bound[2], bound[3] == Py_True);
+    TaskObject *task = task_new(self, bound[0], name, bound[2], is_root);
     Py_XDECREF(name);
     return (PyObject *)task;
 }
@@ -55,8 +49,15 @@ Loop__create_native_task(LoopObject *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"coro", "name", "context", "root"};
-    static const struct args_spec spec = {"create_task", names, 4, 1, 1};
-    return create_native(self, &spec, args, nargs, kwnames);
+    static const struct args_spec spec
+        = {"_create_native_task", names, 4, 1, 1};
+    PyObject *bound[4];
+    if (args_bind(&spec, args, nargs, kwnames, bound) < 0) {
+        return NULL;
+    }
+    bool is_root = bound[3] == Py_True;
+    return create_native(self, bound, is_root ? "run()" : "EventLoop(main=)",
+                         is_root);
 }
 
 const char Loop_create_task_doc[]
@@ -187,7 +188,10 @@ Loop_create_task(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (coro != NULL && PyGen_CheckExact(coro)) {
         static const char *const names[] = {"coro", "name", "context"};
         static const struct args_spec spec = {"create_task", names, 3, 1, 1};
-        return create_native(self, &spec, args, nargs, kwnames);
+        PyObject *bound[3];
+        return args_bind(&spec, args, nargs, kwnames, bound) < 0
+                   ? NULL
+                   : create_native(self, bound, "create_task()", false);
     }
     if (nargs == 1 && self->task_factory == NULL && !self->closed
         && (kwnames == NULL || PyTuple_GET_SIZE(kwnames) <= 6)

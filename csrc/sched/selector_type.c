@@ -25,6 +25,11 @@ parse_events(PyObject *events)
         bits = PyLong_AsLongAndOverflow(events, &overflow);
     }
     else if (events != Py_None) {
+        if (!PyIndex_Check(events)) {
+            errors_bad_type(events, "events must be an int, EVENT_READ, "
+                                    "EVENT_WRITE or both");
+            return -1;
+        }
         PyObject *number = PyNumber_Index(events); /* call-out */
         if (number == NULL) {
             return -1;
