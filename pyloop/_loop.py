@@ -27,7 +27,6 @@ from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pyloop import _core
-from pyloop._transport import DatagramTransport, StreamTransport
 
 if TYPE_CHECKING:
     import ssl
@@ -342,6 +341,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
     async def _sendfile_native(
         self, transp: asyncio.Transport, file: Any, offset: int, count: int | None
     ) -> int:
+        from pyloop._transport import StreamTransport
+
         if not isinstance(transp, StreamTransport):
             return await super()._sendfile_native(  # type: ignore[misc,no-any-return]
                 transp, file, offset, count
@@ -378,6 +379,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 sock, protocol, waiter, extra=extra, server=server
             )
         self._ensure_fd_no_transport(sock)
+        from pyloop._transport import StreamTransport  # with the first connection
+
         return StreamTransport(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
@@ -408,6 +411,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             )
         self._ensure_fd_no_transport(rawsock)
         from pyloop import _tls  # at the first TLS connection: most programs have none
+        from pyloop._transport import StreamTransport
 
         tls = _tls.PROTOCOL(
             self,
@@ -435,6 +439,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
                 sock, protocol, address, waiter, extra
             )
         self._ensure_fd_no_transport(sock)
+        from pyloop._transport import DatagramTransport
+
         return DatagramTransport(self, sock, protocol, address, waiter, extra)
 
     async def start_tls(

@@ -987,6 +987,21 @@ def test_a_reset_connection_is_reported_once(run: Run) -> None:
     run(main())
 
 
+def test_the_import_leaves_for_later_what_may_not_be_needed() -> None:
+    done = run_python(
+        """
+import asyncio, sys
+before = set(sys.modules)
+import pyloop
+print(*sorted(set(sys.modules) - before))
+"""
+    )
+    modules = ["pyloop", "pyloop._core", "pyloop._loop"]
+    if sys.version_info < (3, 14):
+        modules.append("pyloop._policy")
+    assert done.stdout.split() == modules
+
+
 def test_the_import_is_silent_and_makes_nothing() -> None:
     """With every warning an error: no loop, no descriptor, no thread, no policy."""
     done = run_python(

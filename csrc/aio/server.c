@@ -354,6 +354,10 @@ Loop__listen(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     {
         return NULL;
     }
+    /* Now, since the first connection may be the last descriptor. */
+    if (stream_import_type(state) < 0) {
+        return NULL;
+    }
     int fd = sockfd_get(state, bound[0], "create_server");
     if (fd < 0 || sockfd_member(state, bound[0], "family", &family) < 0
         || sockfd_member(state, bound[0], "proto", &proto) < 0)

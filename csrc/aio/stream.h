@@ -149,6 +149,8 @@ extern const struct stream_kind stream_kind;
 
 /* --- stream_make.c --- */
 
+/* Loads the Python half of transports, which stream_accept() needs. */
+int stream_import_type(struct module_state *state);
 /* A transport for a connection that was just accepted; it owns `fd` if this
  * succeeds.  `server` may be NULL.  New reference, or NULL with an exception.
  */

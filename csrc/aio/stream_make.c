@@ -473,6 +473,16 @@ Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs)
                          server, context);
 }
 
+int
+stream_import_type(struct module_state *state)
+{
+    if (state->StreamTransport == NULL) {
+        PyObject *type = state_import("pyloop._transport", "StreamTransport");
+        Py_XSETREF(state->StreamTransport, type);
+    }
+    return state->StreamTransport == NULL ? -1 : 0;
+}
+
 PyObject *
 stream_accept(LoopObject *loop, int fd, int family, int proto,
               const struct sockaddr *from, socklen_t from_length,
@@ -481,13 +491,6 @@ stream_accept(LoopObject *loop, int fd, int family, int proto,
     struct module_state *state = loop->state;
     if (check_is_free(loop, fd) < 0) {
         return NULL;
-    }
-    if (state->StreamTransport == NULL) {
-        state->StreamTransport
-            = state_import("pyloop._transport", "StreamTransport");
-        if (state->StreamTransport == NULL) {
-            return NULL;
-        }
     }
     StreamObject *self = (StreamObject *)Stream_tp_new(
         (PyTypeObject *)state->StreamTransport, NULL, NULL);
