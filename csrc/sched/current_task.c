@@ -20,6 +20,7 @@
 #include "loop.h"
 
 #include "asyncio_compat.h"
+#include "compat.h"
 
 void
 loop_init_current_task(LoopObject *loop)
@@ -66,5 +67,5 @@ loop_hash(PyObject *self)
     {
         return -1;
     }
-    return PyBaseObject_Type.tp_hash(self);
+    return hash_pointer(self);
 }
