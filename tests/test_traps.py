@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from face_support import pair, settle
-from support import drain_socket, fill_socket, listener
+from support import drain_socket, fill_socket, listener, run_python
 
 import pyloop
 
@@ -510,3 +510,26 @@ def test_any_object_with_fileno_can_be_waited_for(backend: str) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+@pytest.mark.parametrize("way", ["simple", "functional"])
+def test_the_enums_are_made_in_either_way(way: str) -> None:
+    """Without what enum has for the standard library alone, in its public way."""
+    done = run_python(
+        f"""
+import asyncio, enum, pickle
+if {way!r} == "functional" and hasattr(enum, "_simple_enum"):
+    del enum._simple_enum
+from pyloop import Event, TaskType
+for kind in Event, TaskType:
+    for member in kind:
+        assert kind[member.name] is kind(member.value) is getattr(kind, member.name) is member
+        assert pickle.loads(pickle.dumps(member)) is member
+    assert kind.__module__ == "pyloop" and kind.__doc__.startswith("What a ")
+assert [member.value for member in Event] == list(range(1, len(Event) + 1))
+assert issubclass(Event, enum.Enum) and issubclass(TaskType, enum.StrEnum)
+print(*(member.name for member in Event), *TaskType)
+"""
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == [*pyloop.Event.__members__, "to_read", "to_write"]
