@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _S = TypeVar("_S")
 
+# Seconds, as in asyncio.run().
+_THREAD_JOIN_TIMEOUT = 300
+
 # The families whose addresses the core knows.
 _KNOWN_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
@@ -633,7 +636,8 @@ def run(
 def run(*coros: "_Startable[Any]", backend: str | None = None, debug: bool | None = None) -> Any:
     """Run coroutines until they and all tasks they spawned have ended.
 
-    Ready tasks run first in, first out, in the order of the arguments.
+    Ready tasks run first in, first out, in the order of the arguments.  Threads of the loop's
+    default executor (``asyncio.to_thread``) may finish what they do, for 5 minutes.
 
     Args:
         coros: coroutines or generators that have not started.
@@ -667,4 +671,8 @@ def run(*coros: "_Startable[Any]", backend: str | None = None, debug: bool | Non
             loop.set_debug(debug)
         return loop.run(*coros)
     finally:
-        loop.close()
+        try:
+            if loop._default_executor is not None:
+                loop.run_until_complete(loop.shutdown_default_executor(_THREAD_JOIN_TIMEOUT))
+        finally:
+            loop.close()

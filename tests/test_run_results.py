@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 import traceback
 from collections.abc import AsyncIterator
 from typing import Any
@@ -514,3 +515,26 @@ def test_done_callbacks_of_the_last_task_run() -> None:
 
     assert pyloop.run(root()) == "root"
     assert ended == ["root"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+def test_run_waits_for_what_its_threads_are_at(fails: bool) -> None:
+    begun, finish, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        finish.wait(60)
+        finished.set()
+
+    async def root() -> None:
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, work)
+        begun.wait(60)
+        # When the loop has no task left, and waits for the thread.
+        loop.call_later(0.01, finish.set)
+        if fails:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        pyloop.run(root())
+    assert finished.is_set()
