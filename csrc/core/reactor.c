@@ -20,7 +20,8 @@
  *     dirty list (or on the list of a flush that is calling out)
  *   a watch with an owner is armed, or wanted, or on the dirty list: so its
  *     owner is released by some flush
- *   n_waiters == the sides of all watches that have a waiter */
+ *   n_waiters == the sides of all watches that have a waiter
+ *   n_persistent == the bits of `persistent` in all watches */
 #include "reactor.h"
 
 #include <errno.h>
@@ -63,6 +64,7 @@ reactor_prepare(struct reactor *reactor, const struct poller_ops *ops)
     reactor->ops = ops;
     reactor->poller = NULL;
     reactor->n_waiters = 0;
+    reactor->n_persistent = 0;
     reactor->signals = 0;
     fdtable_init(&reactor->fds);
     timerheap_init(&reactor->timers);
@@ -113,6 +115,7 @@ reactor_destroy(struct reactor *reactor)
     timerheap_destroy(&reactor->timers);
     list_init(&reactor->dirty);
     reactor->n_waiters = 0;
+    reactor->n_persistent = 0;
 }
 
 static inline void
@@ -137,11 +140,14 @@ reactor_take_waiter(struct reactor *reactor, struct watch *watch, int side)
 {
     void *waiter = watch->waiter[side];
     if (waiter != NULL) {
-        uint8_t others = (uint8_t)~(1u << side);
+        uint8_t bit = (uint8_t)(1u << side);
         watch->waiter[side] = NULL;
-        watch->wanted &= others;
-        watch->persistent &= others;
+        watch->wanted &= (uint8_t)~bit;
         reactor->n_waiters--;
+        if (watch->persistent & bit) {
+            watch->persistent &= (uint8_t)~bit;
+            reactor->n_persistent--;
+        }
     }
     return waiter;
 }
@@ -234,6 +240,7 @@ reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
     watch->wanted |= bit;
     if (persistent) {
         watch->persistent |= bit;
+        reactor->n_persistent++;
     }
     reactor->n_waiters++;
     if (watch->wanted != watch->armed) {

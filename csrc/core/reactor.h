@@ -33,9 +33,10 @@ struct reactor {
     /* Numbers that came through the wake-up, bit n - 1 for number n; the
      * loop above clears them. */
     uint64_t signals;
-    struct list dirty;  /* watches whose wanted and armed may differ */
-    uint32_t n_waiters; /* waiters set in all watches, the wake-up's not
-                               counted */
+    struct list dirty;     /* watches whose wanted and armed may differ */
+    uint32_t n_waiters;    /* waiters set in all watches, the wake-up's not
+                            * counted */
+    uint32_t n_persistent; /* those of them that stay when they fire */
     struct poller_event events[PL_EVENTS_PER_WAIT];
 };
 

@@ -330,8 +330,9 @@ end_hopeless(struct watch *watch, void *arg)
 int64_t
 loop_watch_patience_ns(LoopObject *loop)
 {
-    if (!loop->watches.may_be_closed || loop->reactor->n_waiters == 0
-        || loop->selector != NULL)
+    const struct reactor *reactor = loop->reactor;
+    if (!loop->watches.may_be_closed || loop->selector != NULL
+        || reactor->n_waiters == reactor->n_persistent)
     {
         return PL_FOREVER;
     }

@@ -232,16 +232,20 @@ test_both_sides(void)
     reactor_watch_set(&reactor, watch, PL_SIDE_READ, &waiter_a, true);
     reactor_watch_set(&reactor, watch, PL_SIDE_WRITE, &waiter_b, false);
     CHECK_EQ(reactor.n_waiters, 2);
+    CHECK_EQ(reactor.n_persistent, 1);
     CHECK_EQ(watch->persistent, PL_READ);
     flush(true);
     CHECK_EQ(n_updates, 1);
     CHECK_EQ(reactor_wait(&reactor, PL_FOREVER), 1);
     check_event(0, watch, PL_WRITE);
     CHECK(reactor_watch_clear(&reactor, watch, PL_SIDE_WRITE) == &waiter_b);
+    CHECK_EQ(reactor.n_waiters, 1);
+    CHECK_EQ(reactor.n_persistent, 1);
 
     /* New interest is told at any flush, and keeps what is left over. */
     CHECK(reactor_watch_clear(&reactor, watch, PL_SIDE_READ) == &waiter_a);
     CHECK_EQ(watch->persistent, 0);
+    CHECK_EQ(reactor.n_persistent, 0);
     flush(true);
     reset_counts();
     set(watch, PL_SIDE_READ, &waiter_a);
