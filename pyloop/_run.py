@@ -19,6 +19,9 @@ from pyloop._loop import EventLoop
 # such tasks is left, run() closes their coroutines instead.
 _MAX_CANCEL_ROUNDS = 100
 
+# Deadlock looks so deep into what a task awaits: objects that are no coroutines may never end.
+_MAX_AWAITS = 100_000
+
 
 def run_tasks(loop: EventLoop, coros: Sequence[Any]) -> Any:
     """EventLoop.run: start the roots, run to the end, clean up, give the results."""
@@ -106,12 +109,17 @@ def _where(task: Any) -> str:
     """Where its coroutine stands: the innermost line of Python that awaits."""
     place = ""
     coro = task.get_coro()
-    while coro is not None:
-        kind = "gi" if hasattr(coro, "gi_frame") else "cr"
-        frame = getattr(coro, f"{kind}_frame", None)
+    for _ in range(_MAX_AWAITS):
+        try:
+            kind = "gi" if hasattr(coro, "gi_frame") else "cr"
+            frame = getattr(coro, f"{kind}_frame", None)
+            coro = getattr(coro, "gi_yieldfrom" if kind == "gi" else "cr_await", None)
+        except Exception:
+            break  # an awaitable of the program's: its attributes may raise anything
         if isinstance(frame, FrameType):
             place = f", at {frame.f_code.co_filename}:{frame.f_lineno}"
-        coro = getattr(coro, "gi_yieldfrom" if kind == "gi" else "cr_await", None)
+        if coro is None:
+            break
     return place
 
 

@@ -81,6 +81,54 @@ def test_the_message_says_at_which_line_each_task_waits() -> None:
         assert text.endswith(f", at {__file__}:{line}")
 
 
+class Awaits:
+    """An awaitable that passes on what another does, and is no coroutine."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self._inner.send(None)
+
+    def send(self, value: Any) -> Any:
+        return self._inner.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._inner.throw(*error)
+
+
+class AwaitsItself(Awaits):
+    @property
+    def cr_await(self) -> Any:
+        return self
+
+
+class HasEverything(Awaits):
+    def __getattr__(self, name: str) -> Any:
+        return HasEverything(None)
+
+
+class Raises(Awaits):
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
+@pytest.mark.parametrize("kind", [AwaitsItself, HasEverything, Raises])
+def test_awaitables_with_odd_attributes_do_not_hide_the_deadlock(kind: type[Awaits]) -> None:
+    lines: list[int] = []
+
+    async def root() -> None:
+        lines.append(sys._getframe().f_lineno + 1)
+        await kind(pyloop.Channel().recv().__await__())
+
+    with pytest.raises(pyloop.Deadlock) as caught:
+        pyloop.run(root())
+    assert str(caught.value).endswith(f", at {__file__}:{lines[0]}")
+
+
 def test_tasks_that_wait_for_each_other() -> None:
     async def wait_for(tasks: dict[str, Any], other: str) -> None:
         await tasks[other]
