@@ -169,14 +169,22 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
             return
         ended: asyncio.Future[None] = self.create_future()
 
-        def wake() -> None:
-            if not ended.done():
+        def wake(error: Exception | None) -> None:
+            if ended.done():
+                return
+            if error is not None:
+                ended.set_exception(error)
+            else:
                 ended.set_result(None)
 
         def shut_down() -> None:
-            executor.shutdown(wait=True)
+            error = None
             try:
-                self.call_soon_threadsafe(wake)
+                executor.shutdown(wait=True)
+            except Exception as exc:
+                error = exc
+            try:
+                self.call_soon_threadsafe(wake, error)
             except RuntimeError:
                 pass  # the loop has not waited, and is closed
 
@@ -666,13 +674,15 @@ def run(*coros: "_Startable[Any]", backend: str | None = None, debug: bool | Non
     except BaseException:
         close_all(coros)
         raise
+    process = os.getpid()
     try:
         if debug is not None:
             loop.set_debug(debug)
         return loop.run(*coros)
     finally:
         try:
-            if loop._default_executor is not None:
+            # A forked child that comes back here has neither the threads nor the use of the loop.
+            if loop._default_executor is not None and os.getpid() == process:
                 loop.run_until_complete(loop.shutdown_default_executor(_THREAD_JOIN_TIMEOUT))
         finally:
             loop.close()

@@ -889,6 +889,22 @@ def test_shutdown_default_executor_in_time(run: Run) -> None:
     run(main())
 
 
+def test_an_executor_that_fails_to_shut_down_is_not_waited_for() -> None:
+    class Fails(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait, cancel_futures=cancel_futures)
+            if wait:
+                raise ZeroDivisionError
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(Fails())
+        await loop.run_in_executor(None, threading.get_ident)
+
+    with pytest.raises(ZeroDivisionError):
+        pyloop.run(main())
+
+
 def test_pipes(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1134,6 +1134,33 @@ print("ok")
     )
 
 
+def test_a_child_that_leaves_run_does_not_wait_for_the_parents_threads(backend: str) -> None:
+    """Nor does it complain of them."""
+    run_forking(
+        """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork() beside threads
+
+async def main():
+    await asyncio.to_thread(int)
+    pid = os.fork()
+    if pid == 0:
+        raise SystemExit
+    return os.waitpid(pid, 0)[1]
+
+parent = os.getpid()
+try:
+    assert pyloop.run(main()) == 0
+except RuntimeError as exc:
+    assert os.getpid() != parent
+    text = f"RuntimeError: {exc}"
+    os._exit(0 if text == FOREIGN and isinstance(exc.__context__, SystemExit) else 1)
+print("ok")
+""",
+        backend,
+    )
+
+
 def test_a_signal_to_the_child_is_not_the_parents(backend: str) -> None:
     run_forking(
         """
