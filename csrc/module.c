@@ -18,6 +18,16 @@ state_import(const char *module_name, const char *name)
     return object;
 }
 
+PyObject *
+state_import_once(PyObject **slot, const char *module_name, const char *name)
+{
+    if (*slot == NULL) {
+        PyObject *object = state_import(module_name, name); /* call-out */
+        Py_XSETREF(*slot, object);
+    }
+    return *slot;
+}
+
 int
 state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
                const char *name)

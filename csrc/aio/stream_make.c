@@ -476,11 +476,11 @@ Stream_tp_init(StreamObject *self, PyObject *args, PyObject *kwargs)
 int
 stream_import_type(struct module_state *state)
 {
-    if (state->StreamTransport == NULL) {
-        PyObject *type = state_import("pyloop._transport", "StreamTransport");
-        Py_XSETREF(state->StreamTransport, type);
-    }
-    return state->StreamTransport == NULL ? -1 : 0;
+    return state_import_once(&state->StreamTransport, "pyloop._transport",
+                             "StreamTransport")
+                   != NULL
+               ? 0
+               : -1;
 }
 
 PyObject *

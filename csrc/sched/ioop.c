@@ -195,11 +195,7 @@ PyObject *
 ioop_by_name(PyObject **slot, const char *name, PyObject *const *args,
              size_t n)
 {
-    if (*slot == NULL) {
-        *slot = state_import("pyloop._resolve", name);
-        if (*slot == NULL) {
-            return NULL;
-        }
-    }
-    return PyObject_Vectorcall(*slot, args, n, NULL);
+    PyObject *function = state_import_once(slot, "pyloop._resolve", name);
+    return function != NULL ? PyObject_Vectorcall(function, args, n, NULL)
+                            : NULL;
 }

@@ -183,6 +183,9 @@ state_of(PyObject *self)
 
 /* `from module_name import name`: new reference, or NULL. */
 PyObject *state_import(const char *module_name, const char *name);
+/* The same into *slot, when it is first needed: borrowed from there. */
+PyObject *state_import_once(PyObject **slot, const char *module_name,
+                            const char *name);
 
 /* Creates a heap type from `spec`, stores it in *slot and, if `name` is not
  * NULL, adds it to the module under that name. */
