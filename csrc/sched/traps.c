@@ -51,13 +51,11 @@ static PyObject *
 make_enum_by_call(PyObject *base, const char *name, PyObject *members)
 {
     PyObject *type = NULL;
-    PyObject *pairs = PyDict_Items(members);
-    PyObject *args = pairs != NULL ? Py_BuildValue("(sO)", name, pairs) : NULL;
+    PyObject *args = Py_BuildValue("(sO)", name, members);
     PyObject *kwargs = Py_BuildValue("{s:s}", "module", "pyloop");
     if (args != NULL && kwargs != NULL) {
         type = PyObject_Call(base, args, kwargs);
     }
-    Py_XDECREF(pairs);
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
     return type;
