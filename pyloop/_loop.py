@@ -155,53 +155,38 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc
         if left:
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the threads of the default executor to end, at most `timeout` seconds.
+    if sys.version_info < (3, 13):
 
-        As 3.13 does it: 3.12.1 waits for them whatever the timeout says, and 3.11 takes none.
-        """
-        if timeout is None:
-            await super().shutdown_default_executor()
-            return
-        self._executor_shutdown_called = True
-        executor = self._default_executor
-        if executor is None:
-            return
-        ended: asyncio.Future[None] = self.create_future()
+        async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+            """Wait for the threads of the default executor to end, at most `timeout` seconds.
 
-        def wake(error: Exception | None) -> None:
-            if ended.done():
+            As 3.13 does it: 3.12.1 waits for them whatever the timeout says, and 3.11 takes none.
+            """
+            if timeout is None:
+                await super().shutdown_default_executor()
                 return
-            if error is not None:
-                ended.set_exception(error)
-            else:
-                ended.set_result(None)
-
-        def shut_down() -> None:
-            error = None
-            try:
-                executor.shutdown(wait=True)
-            except Exception as exc:
-                error = exc
-            try:
-                self.call_soon_threadsafe(wake, error)
-            except RuntimeError:
-                pass  # the loop has not waited, and is closed
-
-        thread = threading.Thread(target=shut_down)
-        thread.start()
-        try:
-            async with asyncio.timeout(timeout):
-                await ended
-        except TimeoutError:
-            warnings.warn(
-                f"The executor did not finishing joining its threads within {timeout} seconds.",
-                RuntimeWarning,
-                stacklevel=2,
+            self._executor_shutdown_called = True
+            executor = self._default_executor
+            if executor is None:
+                return
+            ended: asyncio.Future[None] = self.create_future()
+            thread = threading.Thread(
+                target=self._do_shutdown,  # type: ignore[attr-defined]
+                args=(ended,),
             )
-            executor.shutdown(wait=False)
-        else:
+            thread.start()
+            # Which does not cancel it, unlike timeout(): _do_shutdown() ends it without asking.
+            await asyncio.wait({ended}, timeout=timeout)
+            if not ended.done():
+                warnings.warn(
+                    f"The executor did not finishing joining its threads within {timeout} seconds.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                executor.shutdown(wait=False)
+                return
             thread.join()
+            ended.result()
 
     # --- life ---
 
