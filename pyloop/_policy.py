@@ -1,7 +1,7 @@
 """The event loop policy, as programs that were written for uvloop use it.
 
-This module is imported when one of its names is asked for, not with the package: policies are
-deprecated since Python 3.14, to go away in 3.16.
+From Python 3.14 on this module is imported when one of its names is asked for, not with the
+package: policies are deprecated there, to go away in 3.16.
 """
 
 import asyncio

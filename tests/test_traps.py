@@ -512,6 +512,14 @@ def test_any_object_with_fileno_can_be_waited_for(backend: str) -> None:
         os.close(writing)
 
 
+def test_a_task_cannot_join_itself() -> None:
+    def root() -> Trap:
+        yield (pyloop.Event.Join, asyncio.current_task())
+
+    with pytest.raises(RuntimeError, match="cannot await on itself"):
+        pyloop.run(root())
+
+
 @pytest.mark.parametrize("way", ["simple", "functional"])
 def test_the_enums_are_made_in_either_way(way: str) -> None:
     """Without what enum has for the standard library alone, in its public way."""
