@@ -16,9 +16,16 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define PL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define PL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* A function for what goes wrong: branches that lead to it are unlikely, and
+ * their code is laid out apart from that of the straight path. */
+#define PL_COLD __attribute__((cold))
+/* Kept out of its only caller, whose straight path has no need of it. */
+#define PL_NOINLINE __attribute__((noinline))
 #else
 #define PL_LIKELY(x) (x)
 #define PL_UNLIKELY(x) (x)
+#define PL_COLD
+#define PL_NOINLINE
 #endif
 
 /* Bits of an interest or event set. */

@@ -6,6 +6,17 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include "core/base.h"
+
+/* Declared again, for what the headers do not say: raising is not the straight
+ * path, wherever it is done. */
+PL_COLD PyObject *PyErr_Format(PyObject *, const char *, ...);
+PL_COLD void PyErr_SetString(PyObject *, const char *);
+PL_COLD void PyErr_SetNone(PyObject *);
+PL_COLD PyObject *PyErr_NoMemory(void);
+PL_COLD void PyErr_Clear(void);
+PL_COLD void PyErr_WriteUnraisable(PyObject *);
+
 /* Takes the current exception, normalised and with its traceback attached;
  * NULL when there is none.  New reference. */
 static inline PyObject *
@@ -73,8 +84,10 @@ hash_pointer(const void *pointer)
 #define PL_THREAD_LOCAL _Thread_local
 #endif
 
-/* Free lists hide use-after-free from AddressSanitizer: off there. */
-#if defined(__SANITIZE_ADDRESS__)
+/* Free lists hide use-after-free from AddressSanitizer: off there.  And where
+ * the interpreter keeps a list of all objects, what is being freed is on it no
+ * more. */
+#if defined(__SANITIZE_ADDRESS__) || defined(Py_TRACE_REFS)
 #define PL_FREELISTS 0
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)

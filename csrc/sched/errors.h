@@ -7,15 +7,16 @@
 
 #include <errno.h>
 
+#include "compat.h"
 #include "state.h"
 
 /* Builds the OSError subclass of `error` (positive or negative errno), with
  * "<what>: <strerror>" as its text; `what`, a printf of the format, names the
  * operation and the value.  New reference, or NULL with another exception. */
-PyObject *errors_make_errno(int error, const char *format, ...);
+PL_COLD PyObject *errors_make_errno(int error, const char *format, ...);
 /* Raises `exc` (stolen), unless it is NULL because another was raised
  * already.  Returns -1. */
-int errors_raise(PyObject *exc);
+PL_COLD int errors_raise(PyObject *exc);
 /* errors_from_errno(error, format, ...) builds and raises it.  -1. */
 #define errors_from_errno(error, ...) \
     errors_raise(errors_make_errno((error), __VA_ARGS__))
@@ -28,19 +29,19 @@ int errors_raise(PyObject *exc);
 #define errors_null(error, ...) \
     (errors_from_errno((error), __VA_ARGS__), (PyObject *)NULL)
 /* Raises it with the bare text of the system, as asyncio's own are.  -1. */
-int errors_from_bare_errno(int error);
+PL_COLD int errors_from_bare_errno(int error);
 
 /* What a message says of a value that a user gave: its repr, shortened where
  * it is long; just the type where repr() raises an Exception, which must not
  * stand in for the error that the message is about.  New reference, or NULL
  * with MemoryError or what is no Exception. */
-PyObject *errors_show(PyObject *value);
+PL_COLD PyObject *errors_show(PyObject *value);
 /* Raises TypeError("<format>, not <type> (<value>)"), in place of the current
  * exception if there is one. */
-void errors_bad_type(PyObject *value, const char *format, ...);
+PL_COLD void errors_bad_type(PyObject *value, const char *format, ...);
 /* Raises exception("<format> <value>"), likewise. */
-void errors_bad_value(PyObject *exception, PyObject *value, const char *format,
-                      ...);
+PL_COLD void errors_bad_value(PyObject *exception, PyObject *value,
+                              const char *format, ...);
 
 /* Sets StopIteration(value).  Borrows value. */
 void errors_stop_iteration(PyObject *value);
@@ -53,11 +54,11 @@ void errors_empty_stop_iteration(struct module_state *state);
 
 /* True (1) if the current exception must end the loop: KeyboardInterrupt or
  * SystemExit. */
-int errors_ends_loop(void);
+PL_COLD int errors_ends_loop(void);
 
 /* Turns a BufferError into the TypeError of socket.socket's method `function`
  * for a first argument that cannot be received into. */
-void errors_want_writable(const char *function, PyObject *argument);
+PL_COLD void errors_want_writable(const char *function, PyObject *argument);
 
 /* Seconds given by a user -> nanoseconds.  Rejects what is not a real number,
  * NaN and negative values, naming `who` and the value; infinity and what does

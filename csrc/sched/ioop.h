@@ -23,11 +23,11 @@ Py_ssize_t ioop_recv(OpObject *op, void *buffer, size_t size);
 
 /* 1: it was EINTR, call again; 0: another error; -1 with an exception: a
  * signal handler raised, or ended the operation or its socket. */
-int ioop_interrupted(OpObject *op, int error);
+PL_COLD int ioop_interrupted(OpObject *op, int error);
 
 /* Raises the OSError for a failed call of `op`, except for -EINTR, whose
  * exception is set already.  OP_ATTEMPT_ERROR. */
-enum op_attempt ioop_fail(OpObject *op, Py_ssize_t rc);
+PL_COLD enum op_attempt ioop_fail(OpObject *op, Py_ssize_t rc);
 
 /* --- making ops --- */
 
@@ -41,10 +41,10 @@ PyObject *ioop_new_buffer(PyObject *module, const struct args_spec *spec,
                           PyObject *const *args, Py_ssize_t nargs,
                           PyObject *kwnames);
 /* Drops an op that will not be handed out, without a warning.  NULL. */
-PyObject *ioop_discard(OpObject *op);
+PL_COLD PyObject *ioop_discard(OpObject *op);
 
 /* 0, or -1 with a TypeError that names the operation: `data` is no buffer. */
-int ioop_check_buffer(OpObject *op, PyObject *data);
+PL_COLD int ioop_check_buffer(OpObject *op, PyObject *data);
 /* Points op->u.io at the bytes of `data`: a bytes object is only held (in
  * op->value) if flags is PyBUF_SIMPLE, any other buffer is exported until
  * ioop_release_view, a `clear` of op kinds; ioop_traverse_view is a

@@ -263,7 +263,7 @@ static const struct op_kind op_kind_recvfrom = {
 
 /* --- the functions --- */
 
-static int
+PL_COLD static int
 parse_any_size(PyObject *number, const char *who, Py_ssize_t *out)
 {
     if (!PyIndex_Check(number)) {

@@ -59,8 +59,8 @@ struct op_kind {
     int (*traverse)(OpObject *op, visitproc visit, void *arg);
     /* Free of charge for the step budget (sleep: it waits anyway). */
     bool unmetered;
-    /* Holds no reference, so that the collector need not know it. */
-    bool untracked;
+    /* Does nothing but yield once, and holds no reference. */
+    bool only_yields;
 };
 
 struct OpObject {
@@ -95,6 +95,7 @@ struct OpObject {
             struct list link;
             bool notified;
         } queue;
+        struct OpObject *next_free; /* in the free list */
     } u;
 };
 
@@ -134,7 +135,8 @@ extern const struct op_kind op_kind_wait_writable;
 /* An op that waits for a file object: `side` of what sockfd_of_fileobj makes
  * of it.  New reference, or NULL. */
 OpObject *op_new_wait(struct module_state *state, PyObject *fileobj, int side);
-/* Frees the recycled ops, when the module goes. */
+/* The recycled ops: visits them; frees them, when the module goes. */
+int op_traverse_free(struct module_state *state, visitproc visit, void *arg);
 void op_free_all(struct module_state *state);
 
 /* "recv on <socket ...>": what a task waits for.  New reference. */

@@ -29,7 +29,7 @@ sockfd_peek(struct module_state *state, PyObject *sock)
 }
 
 /* sockfd_get() for what is not a plain, open socket. */
-int sockfd_get_slow(struct module_state *state, PyObject *sock,
+PL_COLD int sockfd_get_slow(struct module_state *state, PyObject *sock,
                     const char *who);
 
 /* The descriptor of a socket.socket (or subclass).  -1 with TypeError (not a

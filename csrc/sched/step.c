@@ -131,7 +131,7 @@ set_op(TaskObject *task, OpObject *op, bool trapped)
 }
 
 /* The current exception is thrown in at the next step. */
-static int
+PL_COLD static int
 throw_later(TaskObject *task)
 {
     PyObject *exc = exception_take();
@@ -167,7 +167,7 @@ wait_for_op(TaskObject *task, OpObject *op, bool trapped)
 }
 
 /* Waits for a future that is not ours.  Steals it. */
-static int
+PL_NOINLINE static int
 wait_for_future(TaskObject *task, PyObject *future)
 {
     struct module_state *state = task->loop->state;
@@ -285,7 +285,7 @@ trap_join(struct module_state *state, PyObject *value)
     return (OpObject *)task_join((TaskObject *)value);
 }
 
-static int
+PL_COLD static int
 refuse_yield(TaskObject *task, PyObject *yielded)
 {
     PyObject *shown = errors_show(yielded);
@@ -302,7 +302,7 @@ refuse_yield(TaskObject *task, PyObject *yielded)
     return throw_later(task);
 }
 
-static int
+PL_NOINLINE static int
 handle_trap(TaskObject *task, PyObject *yielded)
 {
     struct module_state *state = task->loop->state;
@@ -429,7 +429,7 @@ throw_in(TaskObject *task, PyObject *exc, PyObject **result)
 }
 
 /* The coroutine ended with the current exception. */
-static int
+PL_COLD static int
 end_with_exception(TaskObject *task)
 {
     if (PL_UNLIKELY(!PyErr_Occurred())) {
@@ -504,7 +504,7 @@ end_wait(TaskObject *task, PyObject *waiting_on, PyObject **exc,
 
 /* A coroutine that somebody else has started or finished since the task was
  * made cannot be driven: two drivers would resume each other's awaits. */
-static int
+PL_NOINLINE static int
 check_first_step(TaskObject *task)
 {
     task->started = true;

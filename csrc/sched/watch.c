@@ -97,7 +97,7 @@ meet_other_owner(LoopObject *loop, const struct watch *watch, PyObject *owner)
 }
 
 /* loop_watch() where more than a waiter may be new. */
-static int
+PL_COLD static int
 watch_carefully(LoopObject *loop, int fd, PyObject *owner, int side,
                 PyObject *waiter, bool persistent, PyObject **taken)
 {
@@ -348,7 +348,7 @@ loop_watch_patience_ns(LoopObject *loop)
 
 /* A callback of add_reader() or add_writer() was refused for a reason that its
  * own system call does not meet. */
-static void
+PL_COLD static void
 report_refused(LoopObject *loop, int fd, int error)
 {
     errors_from_errno(error, "watching descriptor %d", fd);
