@@ -66,7 +66,7 @@ watch_socket(ListenerObject *self)
 {
     PyObject *taken;
     int rc = loop_watch(self->loop, self->fd, self->sock, PL_SIDE_READ,
-                        (PyObject *)self, true, &taken);
+                        (PyObject *)self, PL_WAIT_PERSISTENT, &taken);
     if (rc > 0) {
         PyErr_Format(PyExc_RuntimeError,
                      "somebody waits already to read from %R", self->sock);
@@ -300,7 +300,7 @@ accept_batch(ListenerObject *self)
     batch_note(&self->batch, n);
     if (rc >= 0 && self->serving && self->retry == NULL
         && loop_watch_again(self->loop, self->fd, self->sock, PL_SIDE_READ,
-                            (PyObject *)self)
+                            (PyObject *)self, PL_WAIT_PERSISTENT)
                != 0)
     {
         return fail(self); /* the poller has refused it, twice */

@@ -91,13 +91,24 @@ log_if_slow(StreamObject *self, LoopObject *loop, const char *method,
     return res == NULL ? -1 : 0;
 }
 
+/* What the end on `side` is to its watch. */
+static unsigned
+end_is(int side)
+{
+    return side == PL_SIDE_READ ? PL_WAIT_PERSISTENT | PL_WAIT_DRAINS
+                                : PL_WAIT_PERSISTENT;
+}
+
 /* The poller has refused the end, and the system call that it was called for
  * tells of nothing: a transport that nobody watches would wait for ever. */
 static int
 watch_again(StreamObject *self, LoopObject *loop, int side)
 {
     PyObject *end = (PyObject *)self->ends[side];
-    if (loop_watch_again(loop, self->fd, stream_owner(self), side, end) == 0) {
+    if (loop_watch_again(loop, self->fd, stream_owner(self), side, end,
+                         end_is(side))
+        == 0)
+    {
         return 0;
     }
     stream_unwatch(self, side);
@@ -139,6 +150,9 @@ end_run(struct runnable *runnable, LoopObject *loop)
         rc = log_if_slow(self, loop,
                          is_reader ? "_read_ready" : "_write_ready",
                          started_ns);
+    }
+    if (is_reader) {
+        loop_watch_has_run(loop, self->fd, (PyObject *)end);
     }
     if (rc < 0 && !errors_ends_loop()) {
         rc = loop_report(loop,
@@ -193,7 +207,7 @@ stream_watch(StreamObject *self, int side)
     end->stream = (StreamObject *)Py_NewRef(self);
     PyObject *taken;
     int rc = loop_watch(loop, self->fd, stream_owner(self), side,
-                        (PyObject *)end, true, &taken);
+                        (PyObject *)end, end_is(side), &taken);
     if (rc == 0) {
         return 0;
     }
@@ -240,14 +254,17 @@ receive(StreamObject *self, void *buffer, size_t size)
     do {
         n = recv(self->fd, buffer, size, MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
-    if (PL_LIKELY(n >= 0)) {
-        return n;
+    bool is_drained = n < 0 ? errno == EAGAIN || errno == EWOULDBLOCK
+                            : n > 0 && (size_t)n < size;
+    if (PL_LIKELY(is_drained)) {
+        loop_watch_drained(self->loop, self->fd,
+                           (PyObject *)self->ends[PL_SIDE_READ]);
+        return n < 0 ? -EAGAIN : n;
     }
-    if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        return -EAGAIN;
+    if (n < 0) {
+        stream_set_oserror(errno);
     }
-    stream_set_oserror(errno);
-    return -1;
+    return n;
 }
 
 static const char read_error[] = "Fatal read error on socket transport";

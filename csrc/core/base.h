@@ -30,6 +30,7 @@
 
 /* Bits of an interest or event set. */
 enum { PL_READ = 1, PL_WRITE = 2 };
+#define PL_SIDES ((unsigned)(PL_READ | PL_WRITE))
 
 /* The allocator of core.  `size` 0 frees.  A test replaces it to make the
  * n-th allocation fail; nothing else writes it, and never while a loop is

@@ -12,8 +12,8 @@
  * Invariants:
  *   wanted == (waiter[PL_SIDE_READ] ? PL_READ : 0)
  *           | (waiter[PL_SIDE_WRITE] ? PL_WRITE : 0)
- *   armed is what the kernel was last told; it differs from wanted only while
- *     the watch is on the reactor's dirty list
+ *   armed is what the kernel was last told; it differs from what wanted and
+ *     mode ask for only while the watch is on the reactor's dirty list
  *   generation changes whenever the fd number may have come to mean another
  *     open file; an event that carries another generation is stale
  */
@@ -33,15 +33,21 @@ struct watch {
     int fd;
     uint32_t generation;
     uint8_t wanted;
-    uint8_t armed;
+    uint8_t armed;      /* PL_EDGE, too */
+    uint8_t mode;       /* PL_MODE_*, the reactor's own */
     uint8_t persistent; /* PL_READ | PL_WRITE: this side's waiter stays
                            registered when it fires (add_reader) */
-    uint8_t hints;      /* PL_HINT_*, free for the layer that does the I/O */
+    uint8_t hints;      /* PL_HINT_DRAINED; the other bits are free for the
+                           layer that does the I/O */
     uint8_t doubts;     /* the reactor's own: what it must ask the poller */
 };
 
-/* The last read left the socket drained: wait before the next attempt. */
+/* The last read left the socket drained: wait before the next attempt.  Set by
+ * the layer that reads, cleared by the reactor with each event. */
 enum { PL_HINT_DRAINED = 1 };
+
+/* How reads are reported: not decided for this owner, by edges, by level. */
+enum { PL_MODE_UNKNOWN = 0, PL_MODE_EDGE, PL_MODE_LEVEL };
 
 #define PL_WATCH_CHUNK_BITS 6
 #define PL_WATCH_CHUNK (1 << PL_WATCH_CHUNK_BITS)

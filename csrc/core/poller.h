@@ -8,7 +8,7 @@
  *     array from under the dispatcher;
  *   - returns every event with the generation that its registration was made
  *     with, so that a stale one is recognised above;
- *   - is level triggered;
+ *   - is level triggered, but where it knows PL_EDGE and is asked for it;
  *   - is used by one thread, and never re-entered.
  *
  * A backend that completes operations instead of reporting readiness
@@ -28,8 +28,17 @@ struct poller_event {
     int fd;
     uint32_t generation;
     uint32_t events; /* PL_READ | PL_WRITE; errors and hang-ups set both, so
-                        that whoever waits meets the error in its own call */
+                        that whoever waits meets the error in its own call;
+                        PL_LINGERS */
 };
+
+/* In an interest set, beside PL_READ alone: report what is new, and nothing
+ * twice.  An update that sets it reports what is there already. */
+#define PL_EDGE 4u
+/* In an event: there is something that a read which takes all the data does
+ * not end, nor tell of: the end of the stream, an error, urgent data.  Only
+ * meaningful where PL_EDGE was asked for. */
+#define PL_LINGERS 8u
 
 /* One operation, described so that a completion backend can submit it and a
  * readiness backend can wait for `interest` and let the caller perform it. */
@@ -56,12 +65,14 @@ struct poller_ops {
      * anything, also to the reactor.  update is then told of each change of a
      * waiter, also where wanted == armed. */
     bool calls_out;
+    /* Knows PL_EDGE; it is not given to the others. */
+    bool reports_edges;
     /* 0 if the running kernel can do it, else -errno. */
     int (*probe)(void);
     int (*create)(struct poller **out);
     void (*destroy)(struct poller *poller);
     /* Changes what is reported for `fd` from `armed` to `wanted` (sets of
-     * PL_READ | PL_WRITE, 0: not registered).  Heals what can be healed: a
+     * PL_READ | PL_WRITE | PL_EDGE, 0: not registered).  Heals what can be healed: a
      * registration that the kernel already dropped is made anew, one that is
      * still there is modified, dropping one that is gone is no error.  Else
      * -errno (EBADF, EPERM for a regular file, ENOMEM, ENOSPC ...), and then

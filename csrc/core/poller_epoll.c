@@ -37,7 +37,8 @@
  *    readable and writable: whoever waits tries, and meets the error in its
  *    own system call.  A stream socket that was never connected is hung up
  *    (EPOLLOUT | EPOLLHUP): wait for it only after connect(2) was called.
- *    EPOLLRDHUP tells nothing that a read of 0 bytes does not.
+ *    EPOLLRDHUP tells nothing that a read of 0 bytes does not, level
+ *    triggered.
  *
  * 5. epoll_wait counts in milliseconds: rounded up (clock_ceil_ms), a timer is
  *    late.  Linux 5.11 has epoll_pwait2 with nanoseconds.  Where it is missing
@@ -53,7 +54,16 @@
  *
  * 8. A forked child shares the epoll object itself: what the child adds or
  *    removes, the parent loses or gains.  The layers above refuse to use a
- *    loop in another process; EPOLL_CLOEXEC covers exec. */
+ *    loop in another process; EPOLL_CLOEXEC covers exec.
+ *
+ * 9. Level triggered, epoll_wait asks each file that it reported before once
+ *    more, only to find it drained mostly: 2 % of an echo.  With EPOLLET it
+ *    does not.  The manual's word for when one may stop reading then, "a read
+ *    that returns less than was asked for", holds for data: a FIN that came
+ *    with the last of them, or bytes behind an urgent one, make no new edge.
+ *    EPOLLRDHUP and EPOLLPRI are asked for to hear of both.  EPOLL_CTL_MOD
+ *    looks at the file anew, so that it is safe to change from one way to the
+ *    other at any time. */
 #include "poller.h"
 
 #ifdef __linux__
@@ -75,6 +85,9 @@
     && ((defined(__x86_64__) && defined(__LP64__)) || defined(__aarch64__))
 #define SYS_epoll_pwait2 441
 #endif
+
+/* See (9). */
+#define EPOLL_EDGE ((uint32_t)(EPOLLET | EPOLLRDHUP | EPOLLPRI))
 
 /* What epoll_pwait2 reads: 64-bit fields, also where time_t has 32. */
 struct epoll_timespec {
@@ -134,7 +147,8 @@ epoll_control(struct poller *poller, int op, int fd, uint32_t generation,
 {
     struct epoll_event event = {
         .events = ((wanted & PL_READ) ? EPOLLIN : 0u)
-                  | ((wanted & PL_WRITE) ? EPOLLOUT : 0u),
+                  | ((wanted & PL_WRITE) ? EPOLLOUT : 0u)
+                  | ((wanted & PL_EDGE) ? EPOLL_EDGE : 0u),
         .data.u64 = (uint64_t)generation << 32 | (uint32_t)fd,
     };
     return epoll_ctl(poller->fd, op, fd, &event) < 0 ? -errno : 0;
@@ -225,11 +239,14 @@ static uint32_t
 epoll_translate(uint32_t bits)
 {
     uint32_t events = 0;
-    if (bits & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+    if (bits & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLPRI)) {
         events |= PL_READ;
     }
     if (bits & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
         events |= PL_WRITE;
+    }
+    if (bits & (EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLPRI)) {
+        events |= PL_LINGERS;
     }
     return events;
 }
@@ -260,6 +277,7 @@ epoll_fileno(const struct poller *poller)
 const struct poller_ops poller_epoll_ops = {
     .name = "epoll",
     .takes_updates_while_waiting = true,
+    .reports_edges = true,
     .probe = epoll_probe,
     .create = epoll_new,
     .destroy = epoll_destroy,

@@ -16,8 +16,9 @@
  *             poller_epoll.c, 1), and the poller is made anew.
  *
  * Invariants, outside of the functions of this file:
- *   a watch with wanted != armed, with UNWANTED or with UNSURE is on the
- *     dirty list (or on the list of a flush that is calling out)
+ *   a watch whose armed is not what reactor_asks says, with UNWANTED or with
+ *     UNSURE is on the dirty list (or on the list of a flush that is calling
+ *     out)
  *   a watch with an owner is armed, or wanted, or on the dirty list: so its
  *     owner is released by some flush
  *   n_waiters == the sides of all watches that have a waiter
@@ -26,6 +27,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 enum { REACTOR_UNWANTED = 1, REACTOR_UNSURE = 2, REACTOR_ORPHAN = 4 };
 
@@ -126,6 +129,57 @@ reactor_mark_dirty(struct reactor *reactor, struct watch *watch)
     }
 }
 
+/* What the poller should be told for a watch that reports to `sides`. */
+static inline unsigned
+reactor_by_mode(const struct watch *watch, unsigned sides)
+{
+    return sides == PL_READ && watch->mode == PL_MODE_EDGE ? sides | PL_EDGE
+                                                           : sides;
+}
+
+/* What it should be told now. */
+static inline unsigned
+reactor_asks(const struct watch *watch)
+{
+    return reactor_by_mode(watch, watch->wanted);
+}
+
+/* Whether a short read of `fd` leaves nothing to read that PL_LINGERS does not
+ * tell of.  It does not where messages or what comes with them end a read
+ * early, as on Unix sockets; the kernel is asked, for what others know of a
+ * descriptor may be wrong. */
+static uint8_t
+reactor_choose_mode(const struct reactor *reactor, int fd)
+{
+    int protocol;
+    socklen_t length = sizeof(protocol);
+    return reactor->ops->reports_edges
+                   && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol,
+                                 &length)
+                          == 0
+                   && protocol == IPPROTO_TCP
+               ? PL_MODE_EDGE
+               : PL_MODE_LEVEL;
+}
+
+/* A waiter to read was put on the watch. */
+static inline void
+reactor_set_mode(const struct reactor *reactor, struct watch *watch,
+                 unsigned how)
+{
+    if (!(how & PL_WAIT_DRAINS)) {
+        watch->mode = PL_MODE_LEVEL;
+    }
+    else if (PL_UNLIKELY(watch->mode == PL_MODE_UNKNOWN)) {
+        watch->mode = reactor_choose_mode(reactor, watch->fd);
+    }
+    else if (PL_UNLIKELY((watch->armed & PL_EDGE) != 0
+                         && !(watch->hints & PL_HINT_DRAINED)))
+    {
+        watch->mode = PL_MODE_LEVEL; /* the edge may be spent */
+    }
+}
+
 static inline void
 reactor_next_generation(struct watch *watch)
 {
@@ -168,6 +222,7 @@ reactor_replace_owner(struct reactor *reactor, struct watch *watch,
         watch->doubts = REACTOR_UNSURE;
     }
     watch->hints = 0;
+    watch->mode = PL_MODE_UNKNOWN;
     reactor_next_generation(watch);
     reactor_mark_dirty(reactor, watch);
 }
@@ -210,7 +265,7 @@ reactor_claim(struct reactor *reactor, int fd, void *owner, struct watch **out,
     /* A bare number meets waiters: it names the same file as they do, as far
      * as anybody can know.  But interest that is only left over from earlier
      * may have gone with a file that was closed since. */
-    if ((watch->armed & ~watch->wanted) != 0) {
+    if ((watch->armed & PL_SIDES & ~watch->wanted) != 0) {
         watch->doubts |= REACTOR_UNSURE;
         reactor_mark_dirty(reactor, watch);
     }
@@ -233,18 +288,39 @@ reactor_doubt(struct reactor *reactor, struct watch *watch)
 
 void
 reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
-                  void *waiter, bool persistent)
+                  void *waiter, unsigned how)
 {
     uint8_t bit = (uint8_t)(1u << side);
     watch->waiter[side] = waiter;
     watch->wanted |= bit;
-    if (persistent) {
+    if (how & PL_WAIT_PERSISTENT) {
         watch->persistent |= bit;
         reactor->n_persistent++;
     }
     reactor->n_waiters++;
-    if (watch->wanted != watch->armed) {
+    if (side == PL_SIDE_READ) {
+        reactor_set_mode(reactor, watch, how);
+    }
+    if (reactor_asks(watch) != watch->armed) {
         reactor_mark_dirty(reactor, watch);
+    }
+}
+
+/* Goes back to level triggering. */
+static void
+reactor_drop_edges(struct reactor *reactor, struct watch *watch)
+{
+    watch->mode = PL_MODE_LEVEL;
+    if (reactor_asks(watch) != watch->armed) {
+        reactor_mark_dirty(reactor, watch);
+    }
+}
+
+void
+reactor_read_again(struct reactor *reactor, struct watch *watch)
+{
+    if (watch->mode == PL_MODE_EDGE && !(watch->hints & PL_HINT_DRAINED)) {
+        reactor_drop_edges(reactor, watch);
     }
 }
 
@@ -270,6 +346,7 @@ reactor_forget(struct reactor *reactor, struct watch *watch)
     watch->owner = NULL;
     watch->armed = 0;
     watch->hints = 0;
+    watch->mode = PL_MODE_UNKNOWN;
     watch->doubts = 0;
     reactor_next_generation(watch);
     list_remove(&watch->dirty);
@@ -296,11 +373,15 @@ reactor_presumed(const struct watch *watch, unsigned target)
 static int
 reactor_sync(struct reactor *reactor, struct watch *watch, bool about_to_sleep)
 {
-    unsigned target = watch->wanted;
+    unsigned sides = watch->wanted;
     int rc = 0;
     if (!about_to_sleep && (watch->doubts & REACTOR_UNWANTED) == 0) {
-        target |= watch->armed;
+        sides |= watch->armed & PL_SIDES;
     }
+    /* Left over, it may stay as it is. */
+    unsigned target = watch->wanted == 0 && sides != 0
+                          ? watch->armed
+                          : reactor_by_mode(watch, sides);
     if (target != watch->armed || (watch->doubts & REACTOR_UNSURE) != 0
         || reactor->ops->calls_out)
     {
@@ -326,7 +407,7 @@ reactor_tell(struct reactor *reactor, struct watch *watch, bool about_to_sleep,
         refused(watch, rc, arg); /* call-out */
     }
 
-    if (watch->wanted != watch->armed
+    if (reactor_asks(watch) != watch->armed
         || (watch->doubts & ~REACTOR_ORPHAN) != 0)
     {
         reactor_mark_dirty(reactor, watch);
@@ -338,6 +419,7 @@ reactor_tell(struct reactor *reactor, struct watch *watch, bool about_to_sleep,
         void *owner = watch->owner;
         watch->owner = NULL;
         watch->hints = 0;
+        watch->mode = PL_MODE_UNKNOWN;
         released(owner, arg); /* call-out */
     }
 }
@@ -435,6 +517,14 @@ reactor_sift_events(struct reactor *reactor, int n)
             must_renew |= reactor_suspect(reactor, watch);
             continue;
         }
+        if (event.events & PL_READ) {
+            watch->hints &= (uint8_t)~PL_HINT_DRAINED;
+        }
+        if (PL_UNLIKELY((event.events & PL_LINGERS) != 0
+                        && watch->mode == PL_MODE_EDGE))
+        {
+            reactor_drop_edges(reactor, watch);
+        }
         if ((event.events & watch->armed & ~(unsigned)watch->wanted) != 0) {
             watch->doubts |= REACTOR_UNWANTED;
             reactor_mark_dirty(reactor, watch);
@@ -448,6 +538,19 @@ reactor_sift_events(struct reactor *reactor, int n)
         reactor_renew_poller(reactor);
     }
     return n_kept;
+}
+
+/* What is watched by level is reported again anyhow. */
+void
+reactor_put_back_events(struct reactor *reactor, int from, int n)
+{
+    for (int i = from; i < n; i++) {
+        struct watch *watch
+            = fdtable_get(&reactor->fds, reactor->events[i].fd);
+        if (watch != NULL && watch->mode == PL_MODE_EDGE) {
+            reactor_drop_edges(reactor, watch);
+        }
+    }
 }
 
 int64_t

@@ -9,7 +9,13 @@
  * the differences.  New interest is told at every flush; dropped interest
  * only when the loop is about to sleep, or when an event came that nobody
  * wanted: a task that is merely between two awaits on one socket costs no
- * epoll_ctl. */
+ * epoll_ctl.
+ *
+ * Reads of a TCP socket are watched by edges as long as each wait follows a
+ * read that left nothing (PL_WAIT_DRAINS, PL_HINT_DRAINED).  The first wait
+ * that does not, and whatever a short read does not tell of (PL_LINGERS), put
+ * the watch back to level triggering for as long as it has this owner: the
+ * poller looks at the socket anew then, so nothing is missed. */
 #ifndef PL_CORE_REACTOR_H
 #define PL_CORE_REACTOR_H
 
@@ -70,9 +76,16 @@ int reactor_claim(struct reactor *reactor, int fd, void *owner,
 /* Declares that the watch's open file, which nobody waits for, may be another
  * by now although its owner is the same: the poller is asked anew. */
 void reactor_doubt(struct reactor *reactor, struct watch *watch);
-/* Puts a waiter on a side that has none. */
+/* What a waiter is.  PERSISTENT: it stays when it fires.  DRAINS: it reads, and
+ * says so by PL_HINT_DRAINED when it has left nothing to read. */
+enum { PL_WAIT_ONCE = 0, PL_WAIT_PERSISTENT = 1, PL_WAIT_DRAINS = 2 };
+
+/* Puts a waiter on a side that has none; `how` is a set of PL_WAIT_*. */
 void reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
-                       void *waiter, bool persistent);
+                       void *waiter, unsigned how);
+/* For a persistent waiter that DRAINS, after it was called: if it has not said
+ * so it is called again, as long as there is something to read. */
+void reactor_read_again(struct reactor *reactor, struct watch *watch);
 /* Takes the waiter off; returns it (NULL if there was none). */
 void *reactor_watch_clear(struct reactor *reactor, struct watch *watch,
                           int side);
@@ -107,6 +120,9 @@ void reactor_flush(struct reactor *reactor, bool about_to_sleep,
  * waited for: flush with about_to_sleep first.  A callback of that flush may
  * have made the list dirty again; then this call only looks. */
 int reactor_wait(struct reactor *reactor, int64_t timeout_ns);
+/* What was found by a wait and will not be dispatched, reactor->events[from]
+ * to [n - 1], is reported again by the next. */
+void reactor_put_back_events(struct reactor *reactor, int from, int n);
 /* reactor_wait in its three parts, for a caller that lets other threads have
  * the reactor while it sleeps: the first and the last need it alone; the
  * middle one touches nothing but the poller and reactor->events, so that

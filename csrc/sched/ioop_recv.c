@@ -32,7 +32,7 @@ static void
 note_read(struct watch *watch, bool was_full, bool was_guess, ssize_t n)
 {
     uint8_t guesses = watch->hints >> 1;
-    bool drained = !was_full;
+    bool drained = !was_full && n != 0;
     if (n < 0) {
         if (was_guess) {
             guesses = PL_WRONG_GUESS_READS;
@@ -40,7 +40,8 @@ note_read(struct watch *watch, bool was_full, bool was_guess, ssize_t n)
     }
     else if (was_full && guesses > 0) {
         guesses--;
-        drained = true;
+        drained = true; /* presumably, which edges cannot be built on */
+        watch->mode = PL_MODE_LEVEL;
     }
     watch->hints = (uint8_t)(guesses << 1 | (drained ? PL_HINT_DRAINED : 0));
 }
@@ -140,6 +141,7 @@ static const struct op_kind op_kind_recv = {
     .attempt = recv_attempt,
     .arm = op_arm_fd,
     .disarm = op_disarm_fd,
+    .drains = true,
 };
 
 static enum op_attempt
@@ -161,6 +163,7 @@ static const struct op_kind op_kind_recv_into = {
     .attempt = recv_into_attempt,
     .arm = op_arm_fd,
     .disarm = op_disarm_fd,
+    .drains = true,
     .clear = ioop_release_view,
     .traverse = ioop_traverse_view,
 };

@@ -327,6 +327,7 @@ lines_clear(OpObject *op)
 static const struct op_kind lines_kind = {
     .name = "lines",
     .attempt = lines_attempt,
+    .drains = true,
     .arm = lines_arm,
     .disarm = op_disarm_fd,
     .clear = lines_clear,

@@ -111,6 +111,7 @@ wait_for_events(LoopObject *loop)
     }
     /* call-out: Python's signal handlers run here, and may fork */
     if (PyErr_CheckSignals() < 0) {
+        reactor_put_back_events(reactor, 0, n);
         return -1;
     }
     if (PL_UNLIKELY(loop->forks != loop_forks)) {

@@ -284,13 +284,13 @@ int loop_report(LoopObject *loop, const char *message, PyObject *key,
 /* --- watches: who waits for which descriptor (watch.c) --- */
 
 /* Puts `waiter` on a side of fd, for the open file `owner` (the socket object,
- * NULL for a bare number).  Takes a reference to both.  A persistent waiter is
- * a struct runnable and is pushed at every event; a one-shot waiter is a
- * struct waiter and is fired once.
+ * NULL for a bare number).  Takes a reference to both.  `how` is a set of
+ * PL_WAIT_*: a persistent waiter is a struct runnable and is pushed at every
+ * event; another is a struct waiter and is fired once.
  * 1 if the side is taken (no exception is set; *taken is the borrowed present
  * waiter), 0, or -1 with an exception. */
 int loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
-               PyObject *waiter, bool persistent, PyObject **taken);
+               PyObject *waiter, unsigned how, PyObject **taken);
 /* Takes the waiter off; returns the reference, or NULL if there was none. */
 PyObject *loop_unwatch(LoopObject *loop, int fd, int side);
 /* Has the poller told at once that `waiter` watches, where it may refuse: else
@@ -301,7 +301,11 @@ int loop_watch_ask(LoopObject *loop, int fd, int side, PyObject *waiter);
  * as watch.c does; nothing happens if it still watches, or if the number means
  * another file by now.  As loop_watch_ask. */
 int loop_watch_again(LoopObject *loop, int fd, PyObject *owner, int side,
-                     PyObject *waiter);
+                     PyObject *waiter, unsigned how);
+/* A persistent waiter that drains: it has read all there was, before it calls
+ * out; and, after each run, whether it must be called again. */
+void loop_watch_drained(LoopObject *loop, int fd, PyObject *waiter);
+void loop_watch_has_run(LoopObject *loop, int fd, PyObject *waiter);
 /* Who waits, borrowed, or NULL; *persistent may be NULL. */
 PyObject *loop_watcher(LoopObject *loop, int fd, int side, bool *persistent);
 /* Whether loop_watch on this side would find nobody there, and nobody who

@@ -59,6 +59,8 @@ struct op_kind {
     int (*traverse)(OpObject *op, visitproc visit, void *arg);
     /* Free of charge for the step budget (sleep: it waits anyway). */
     bool unmetered;
+    /* Waits to read, and keeps PL_HINT_DRAINED of its watch. */
+    bool drains;
     /* Does nothing but yield once, and holds no reference. */
     bool only_yields;
 };

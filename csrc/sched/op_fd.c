@@ -81,7 +81,8 @@ op_arm_fd(OpObject *op)
         owner = NULL;
     }
     int rc = loop_watch(op->loop, op->fd, owner, op->side, (PyObject *)op,
-                        false, &taken);
+                        op->kind->drains ? PL_WAIT_DRAINS : PL_WAIT_ONCE,
+                        &taken);
     if (rc <= 0) {
         return rc;
     }

@@ -99,8 +99,9 @@ meet_other_owner(LoopObject *loop, const struct watch *watch, PyObject *owner)
 /* loop_watch() where more than a waiter may be new. */
 PL_COLD static int
 watch_carefully(LoopObject *loop, int fd, PyObject *owner, int side,
-                PyObject *waiter, bool persistent, PyObject **taken)
+                PyObject *waiter, unsigned how, PyObject **taken)
 {
+    bool persistent = (how & PL_WAIT_PERSISTENT) != 0;
     struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
     if (watch != NULL && watch->wanted != 0 && watch->owner != owner) {
         int shared = meet_other_owner(loop, watch, owner); /* call-out */
@@ -137,7 +138,7 @@ watch_carefully(LoopObject *loop, int fd, PyObject *owner, int side,
         result = -1;
     }
     else {
-        reactor_watch_set(reactor, watch, side, Py_NewRef(waiter), persistent);
+        reactor_watch_set(reactor, watch, side, Py_NewRef(waiter), how);
     }
     /* Last, for these call out. */
     for (int s = 0; s < 2; s++) {
@@ -151,7 +152,7 @@ watch_carefully(LoopObject *loop, int fd, PyObject *owner, int side,
 
 int
 loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
-           PyObject *waiter, bool persistent, PyObject **taken)
+           PyObject *waiter, unsigned how, PyObject **taken)
 {
     if (PL_UNLIKELY(loop->reactor == NULL)) {
         /* Closed, by what the caller called since it asked. */
@@ -160,14 +161,14 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     /* What a server does all day: the socket is known, and nobody is there. */
     struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
     if (PL_LIKELY(watch != NULL && watch->owner == owner && owner != NULL
-                  && watch->waiter[side] == NULL && !persistent
+                  && watch->waiter[side] == NULL
+                  && !(how & PL_WAIT_PERSISTENT)
                   && sockfd_is_socket(loop->state, owner)))
     {
-        reactor_watch_set(loop->reactor, watch, side, Py_NewRef(waiter),
-                          false);
+        reactor_watch_set(loop->reactor, watch, side, Py_NewRef(waiter), how);
         return 0;
     }
-    return watch_carefully(loop, fd, owner, side, waiter, persistent, taken);
+    return watch_carefully(loop, fd, owner, side, waiter, how, taken);
 }
 
 void
@@ -238,7 +239,7 @@ loop_watch_ask(LoopObject *loop, int fd, int side, PyObject *waiter)
 
 int
 loop_watch_again(LoopObject *loop, int fd, PyObject *owner, int side,
-                 PyObject *waiter)
+                 PyObject *waiter, unsigned how)
 {
     struct watch *watch
         = loop->reactor != NULL ? fdtable_get(&loop->reactor->fds, fd) : NULL;
@@ -248,8 +249,35 @@ loop_watch_again(LoopObject *loop, int fd, PyObject *owner, int side,
         return 0;
     }
     PyObject *taken;
-    int rc = loop_watch(loop, fd, owner, side, waiter, true, &taken);
+    int rc = loop_watch(loop, fd, owner, side, waiter, how, &taken);
     return rc == 0 ? loop_watch_ask(loop, fd, side, waiter) : rc;
+}
+
+static struct watch *
+watch_to_read(LoopObject *loop, int fd, PyObject *waiter)
+{
+    struct watch *watch
+        = loop->reactor != NULL ? fdtable_get(&loop->reactor->fds, fd) : NULL;
+    return watch != NULL && watch->waiter[PL_SIDE_READ] == waiter ? watch
+                                                                  : NULL;
+}
+
+void
+loop_watch_drained(LoopObject *loop, int fd, PyObject *waiter)
+{
+    struct watch *watch = watch_to_read(loop, fd, waiter);
+    if (watch != NULL) {
+        watch->hints |= PL_HINT_DRAINED;
+    }
+}
+
+void
+loop_watch_has_run(LoopObject *loop, int fd, PyObject *waiter)
+{
+    struct watch *watch = watch_to_read(loop, fd, waiter);
+    if (watch != NULL) {
+        reactor_read_again(loop->reactor, watch);
+    }
 }
 
 PyObject *
@@ -415,6 +443,7 @@ loop_fire_io(LoopObject *loop, int n)
             if (watch->persistent >> side & 1) {
                 struct runnable *handle = watch->waiter[side];
                 if (loop_push(loop, handle) < 0) {
+                    reactor_put_back_events(reactor, i, n);
                     return -1;
                 }
                 continue;
