@@ -155,9 +155,8 @@ add_watcher(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
     (void)take_callback_off(self, fd, side);
     PyObject *owner = PyLong_Check(args[0]) ? NULL : args[0];
     PyObject *taken;
-    int rc
-        = loop_watch(self, fd, owner, side, (PyObject *)handle,
-                     PL_WAIT_PERSISTENT, &taken);
+    int rc = loop_watch(self, fd, owner, side, (PyObject *)handle,
+                        PL_WAIT_PERSISTENT, &taken);
     if (rc > 0) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s(): somebody waits already to %s descriptor %d", who,

@@ -80,9 +80,9 @@ op_arm_fd(OpObject *op)
     if (owner != NULL && PyLong_Check(owner)) {
         owner = NULL;
     }
-    int rc = loop_watch(op->loop, op->fd, owner, op->side, (PyObject *)op,
-                        op->kind->drains ? PL_WAIT_DRAINS : PL_WAIT_ONCE,
-                        &taken);
+    int rc
+        = loop_watch(op->loop, op->fd, owner, op->side, (PyObject *)op,
+                     op->kind->drains ? PL_WAIT_DRAINS : PL_WAIT_ONCE, &taken);
     if (rc <= 0) {
         return rc;
     }

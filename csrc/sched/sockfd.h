@@ -30,7 +30,7 @@ sockfd_peek(struct module_state *state, PyObject *sock)
 
 /* sockfd_get() for what is not a plain, open socket. */
 PL_COLD int sockfd_get_slow(struct module_state *state, PyObject *sock,
-                    const char *who);
+                            const char *who);
 
 /* The descriptor of a socket.socket (or subclass).  -1 with TypeError (not a
  * socket; an SSLSocket, whose bytes only ssl may read) or OSError EBADF (a

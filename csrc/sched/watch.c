@@ -161,8 +161,7 @@ loop_watch(LoopObject *loop, int fd, PyObject *owner, int side,
     /* What a server does all day: the socket is known, and nobody is there. */
     struct watch *watch = fdtable_get(&loop->reactor->fds, fd);
     if (PL_LIKELY(watch != NULL && watch->owner == owner && owner != NULL
-                  && watch->waiter[side] == NULL
-                  && !(how & PL_WAIT_PERSISTENT)
+                  && watch->waiter[side] == NULL && !(how & PL_WAIT_PERSISTENT)
                   && sockfd_is_socket(loop->state, owner)))
     {
         reactor_watch_set(loop->reactor, watch, side, Py_NewRef(waiter), how);
