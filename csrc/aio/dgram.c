@@ -161,7 +161,7 @@ receive_one(DgramObject *self, char *buffer)
         stream_set_oserror(errno);
         return error_received(self);
     }
-    PyObject *data = PyBytes_FromStringAndSize(buffer, n);
+    PyObject *data = messages_make(&self->base.loop->messages, buffer, n);
     PyObject *address = peer_object(self, from, length);
     if (data == NULL || address == NULL) {
         Py_XDECREF(data);

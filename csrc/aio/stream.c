@@ -292,10 +292,10 @@ stream_buffer(LoopObject *loop)
 }
 
 static int
-call_data_received(struct module_state *state, PyObject *protocol,
-                   const char *buffer, Py_ssize_t n)
+call_data_received(LoopObject *loop, PyObject *protocol, const char *buffer,
+                   Py_ssize_t n)
 {
-    PyObject *data = PyBytes_FromStringAndSize(buffer, n);
+    PyObject *data = messages_make(&loop->messages, buffer, n);
     if (data == NULL) {
         return -1;
     }
@@ -303,8 +303,8 @@ call_data_received(struct module_state *state, PyObject *protocol,
      * methods.  No bound method is made. */
     PyObject *args[2] = {protocol, data};
     PyObject *res = PyObject_VectorcallMethod(
-        state->str_data_received, args, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        NULL); /* call-out */
+        loop->state->str_data_received, args,
+        2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL); /* call-out */
     Py_DECREF(data);
     Py_XDECREF(res);
     return res == NULL ? -1 : 0;
@@ -327,7 +327,7 @@ read_bytes(StreamObject *self)
                  ? stream_feed_reader(loop->state, protocol, buffer, n)
                  : 0; /* call-out */
     if (rc == 0) {
-        rc = call_data_received(loop->state, protocol, buffer, n);
+        rc = call_data_received(loop, protocol, buffer, n);
     }
     Py_DECREF(protocol); /* call-out */
     return PL_LIKELY(rc >= 0)

@@ -104,10 +104,10 @@ landing_place(OpObject *op, PyObject **bytes)
 /* The n bytes that were received there, as an object of their length.  Steals
  * `bytes`. */
 static PyObject *
-landed(PyObject *bytes, const char *buffer, Py_ssize_t n)
+landed(OpObject *op, PyObject *bytes, const char *buffer, Py_ssize_t n)
 {
     if (bytes == NULL) {
-        return PyBytes_FromStringAndSize(buffer, n);
+        return messages_make(&op->loop->messages, buffer, n);
     }
     if (n < PyBytes_GET_SIZE(bytes)) {
         (void)_PyBytes_Resize(&bytes, n); /* NULL on failure */
@@ -132,7 +132,7 @@ recv_attempt(OpObject *op, PyObject **result)
         Py_XDECREF(bytes);
         return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
     }
-    *result = landed(bytes, buffer, n);
+    *result = landed(op, bytes, buffer, n);
     return *result != NULL ? OP_ATTEMPT_DONE : OP_ATTEMPT_ERROR;
 }
 
@@ -229,7 +229,8 @@ recvfrom_attempt(OpObject *op, PyObject **result)
         Py_XDECREF(bytes);
         return n == -EAGAIN ? OP_ATTEMPT_WAIT : ioop_fail(op, n);
     }
-    return received_from(landed(bytes, buffer, n), &from, from_length, result);
+    return received_from(landed(op, bytes, buffer, n), &from, from_length,
+                         result);
 }
 
 static enum op_attempt

@@ -458,6 +458,7 @@ loop_run(LoopObject *loop, enum loop_mode mode)
     }
     loop->stopping = false;
     loop->thread_id = 0;
+    messages_clear(&loop->messages);
     track_ready(loop);
     loop_running_tls = outer;
     Py_DECREF(loop);
@@ -559,6 +560,7 @@ loop_release(LoopObject *loop)
         reactor_destroy(reactor);
         PyMem_Free(reactor);
     }
+    messages_clear(&loop->messages);
     PyMem_Free(loop->scratch);
     loop->scratch = NULL;
     PyMem_Free(loop->stream_buffer);

@@ -18,6 +18,7 @@
 #include "core/ring.h"
 #include "asyncio_compat.h"
 #include "compat.h"
+#include "messages.h"
 #include "runnable.h"
 #include "state.h"
 
@@ -122,8 +123,10 @@ typedef struct LoopObject {
     atomic_uint n_wakers;
     bool debug;
     char *scratch; /* owned, PyMem: where receives land (ioop.c), or NULL */
+    char *stream_buffer; /* the same of the stream transports (stream.c) */
+    /* What is received while the loop runs. */
+    struct messages messages;
     PyObject *task_factory; /* owned: asyncio's, or NULL */
-    char *stream_buffer;    /* the same of the stream transports (stream.c) */
     /* Transports by descriptor, borrowed: they take themselves out. */
     struct {
         PyObject **by_fd; /* PyMem */
