@@ -72,10 +72,10 @@ struct poller_ops {
     int (*create)(struct poller **out);
     void (*destroy)(struct poller *poller);
     /* Changes what is reported for `fd` from `armed` to `wanted` (sets of
-     * PL_READ | PL_WRITE | PL_EDGE, 0: not registered).  Heals what can be healed: a
-     * registration that the kernel already dropped is made anew, one that is
-     * still there is modified, dropping one that is gone is no error.  Else
-     * -errno (EBADF, EPERM for a regular file, ENOMEM, ENOSPC ...), and then
+     * PL_READ | PL_WRITE | PL_EDGE, 0: not registered).  Heals what can be
+     * healed: a registration that the kernel already dropped is made anew,
+     * one that is still there is modified, dropping one that is gone is no
+     * error.  Else -errno (EBADF, EPERM for a regular file, ENOMEM, ENOSPC ...), and then
      * nothing is registered. */
     int (*update)(struct poller *poller, int fd, uint32_t generation,
                   unsigned armed, unsigned wanted);

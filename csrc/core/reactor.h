@@ -76,8 +76,8 @@ int reactor_claim(struct reactor *reactor, int fd, void *owner,
 /* Declares that the watch's open file, which nobody waits for, may be another
  * by now although its owner is the same: the poller is asked anew. */
 void reactor_doubt(struct reactor *reactor, struct watch *watch);
-/* What a waiter is.  PERSISTENT: it stays when it fires.  DRAINS: it reads, and
- * says so by PL_HINT_DRAINED when it has left nothing to read. */
+/* What a waiter is.  PERSISTENT: it stays when it fires.  DRAINS: it reads,
+ * and says so by PL_HINT_DRAINED when it has left nothing to read. */
 enum { PL_WAIT_ONCE = 0, PL_WAIT_PERSISTENT = 1, PL_WAIT_DRAINS = 2 };
 
 /* Puts a waiter on a side that has none; `how` is a set of PL_WAIT_*. */
