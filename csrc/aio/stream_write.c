@@ -445,7 +445,8 @@ append_buffer(StreamObject *self, PyObject *data)
         rc = send_large(self, &view);
     }
     else if (view.len > 0) {
-        PyObject *copy = PyBytes_FromStringAndSize(view.buf, view.len);
+        PyObject *copy
+            = messages_make(&self->loop->messages, view.buf, view.len);
         rc = queue_append(&self->queue, copy);
     }
     PyBuffer_Release(&view);

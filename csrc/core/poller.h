@@ -75,8 +75,8 @@ struct poller_ops {
      * PL_READ | PL_WRITE | PL_EDGE, 0: not registered).  Heals what can be
      * healed: a registration that the kernel already dropped is made anew,
      * one that is still there is modified, dropping one that is gone is no
-     * error.  Else -errno (EBADF, EPERM for a regular file, ENOMEM, ENOSPC ...), and then
-     * nothing is registered. */
+     * error.  Else -errno (EBADF, EPERM for a regular file, ENOMEM, ENOSPC
+     * ...), and then nothing is registered. */
     int (*update)(struct poller *poller, int fd, uint32_t generation,
                   unsigned armed, unsigned wanted);
     /* Waits for at most timeout_ns (0: do not wait; PL_FOREVER: without

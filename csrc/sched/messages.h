@@ -1,4 +1,5 @@
-/* The bytes objects that received messages become.
+/* The bytes objects that received messages become, and the copies of what is
+ * written from a buffer which may change.
  *
  * A message of some hundred bytes is too large for Python's own allocator, and
  * one of a KiB for the caches of the C library's: to make one object and free
