@@ -144,20 +144,26 @@ reactor_asks(const struct watch *watch)
     return reactor_by_mode(watch, watch->wanted);
 }
 
+static bool
+reactor_socket_is(int fd, int option, int expected)
+{
+    int value;
+    socklen_t length = sizeof(value);
+    return getsockopt(fd, SOL_SOCKET, option, &value, &length) == 0
+           && value == expected;
+}
+
 /* Whether a short read of `fd` leaves nothing to read that PL_LINGERS does not
  * tell of.  It does not where messages or what comes with them end a read
  * early, as on Unix sockets; the kernel is asked, for what others know of a
- * descriptor may be wrong. */
+ * descriptor may be wrong.  TCP's number alone says little: a raw socket that
+ * listens to TCP's packets has it, and other families give it other meanings. */
 static uint8_t
 reactor_choose_mode(const struct reactor *reactor, int fd)
 {
-    int protocol;
-    socklen_t length = sizeof(protocol);
     return reactor->ops->reports_edges
-                   && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol,
-                                 &length)
-                          == 0
-                   && protocol == IPPROTO_TCP
+                   && reactor_socket_is(fd, SO_PROTOCOL, IPPROTO_TCP)
+                   && reactor_socket_is(fd, SO_TYPE, SOCK_STREAM)
                ? PL_MODE_EDGE
                : PL_MODE_LEVEL;
 }
@@ -306,8 +312,7 @@ reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
     }
 }
 
-/* Goes back to level triggering. */
-static void
+void
 reactor_drop_edges(struct reactor *reactor, struct watch *watch)
 {
     watch->mode = PL_MODE_LEVEL;

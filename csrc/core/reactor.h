@@ -86,6 +86,8 @@ void reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
 /* For a persistent waiter that DRAINS, after it was called: if it has not said
  * so it is called again, as long as there is something to read. */
 void reactor_read_again(struct reactor *reactor, struct watch *watch);
+/* Goes back to level triggering, for as long as the watch has this owner. */
+void reactor_drop_edges(struct reactor *reactor, struct watch *watch);
 /* Takes the waiter off; returns it (NULL if there was none). */
 void *reactor_watch_clear(struct reactor *reactor, struct watch *watch,
                           int side);

@@ -29,7 +29,8 @@ watch_of(OpObject *op)
 }
 
 static void
-note_read(struct watch *watch, bool was_full, bool was_guess, ssize_t n)
+note_read(struct reactor *reactor, struct watch *watch, bool was_full,
+          bool was_guess, ssize_t n)
 {
     uint8_t guesses = watch->hints >> 1;
     bool drained = !was_full && n != 0;
@@ -41,7 +42,7 @@ note_read(struct watch *watch, bool was_full, bool was_guess, ssize_t n)
     else if (was_full && guesses > 0) {
         guesses--;
         drained = true; /* presumably, which edges cannot be built on */
-        watch->mode = PL_MODE_LEVEL;
+        reactor_drop_edges(reactor, watch);
     }
     watch->hints = (uint8_t)(guesses << 1 | (drained ? PL_HINT_DRAINED : 0));
 }
@@ -62,7 +63,8 @@ ioop_recv(OpObject *op, void *buffer, size_t size)
         int error = n < 0 ? errno : 0;
         if (n >= 0 || error == EAGAIN || error == EWOULDBLOCK) {
             if (watch != NULL) {
-                note_read(watch, n == (ssize_t)size, is_first, n);
+                note_read(op->loop->reactor, watch, n == (ssize_t)size,
+                          is_first, n);
             }
             return n >= 0 ? n : -EAGAIN;
         }
