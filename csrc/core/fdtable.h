@@ -40,6 +40,8 @@ struct watch {
     uint8_t hints;      /* PL_HINT_DRAINED; the other bits are free for the
                            layer that does the I/O */
     uint8_t doubts;     /* the reactor's own: what it must ask the poller */
+    uint8_t unproven;   /* the reactor's own: an edge came, and the poller was
+                           not asked since whether something is left */
 };
 
 /* The last read left the socket drained: wait before the next attempt.  Set by

@@ -68,6 +68,7 @@ reactor_prepare(struct reactor *reactor, const struct poller_ops *ops)
     reactor->poller = NULL;
     reactor->n_waiters = 0;
     reactor->n_persistent = 0;
+    reactor->has_unproven = false;
     reactor->signals = 0;
     fdtable_init(&reactor->fds);
     timerheap_init(&reactor->timers);
@@ -157,7 +158,8 @@ reactor_socket_is(int fd, int option, int expected)
  * tell of.  It does not where messages or what comes with them end a read
  * early, as on Unix sockets; the kernel is asked, for what others know of a
  * descriptor may be wrong.  TCP's number alone says little: a raw socket that
- * listens to TCP's packets has it, and other families give it other meanings. */
+ * listens to TCP's packets has it, and in other families it stands for other
+ * protocols. */
 static uint8_t
 reactor_choose_mode(const struct reactor *reactor, int fd)
 {
@@ -326,6 +328,29 @@ reactor_read_again(struct reactor *reactor, struct watch *watch)
 {
     if (watch->mode == PL_MODE_EDGE && !(watch->hints & PL_HINT_DRAINED)) {
         reactor_drop_edges(reactor, watch);
+    }
+}
+
+static int
+reactor_prove_edge(struct watch *watch, void *arg)
+{
+    struct reactor *reactor = arg;
+    if (watch->unproven) {
+        watch->unproven = 0;
+        if (watch->armed & PL_EDGE) {
+            watch->doubts |= REACTOR_UNSURE;
+            reactor_mark_dirty(reactor, watch);
+        }
+    }
+    return 0;
+}
+
+void
+reactor_prove_edges(struct reactor *reactor)
+{
+    if (reactor->has_unproven) {
+        reactor->has_unproven = false;
+        (void)fdtable_foreach(&reactor->fds, reactor_prove_edge, reactor);
     }
 }
 
@@ -524,6 +549,10 @@ reactor_sift_events(struct reactor *reactor, int n)
         }
         if (event.events & PL_READ) {
             watch->hints &= (uint8_t)~PL_HINT_DRAINED;
+            if (watch->armed & PL_EDGE) {
+                watch->unproven = 1;
+                reactor->has_unproven = true;
+            }
         }
         if (PL_UNLIKELY((event.events & PL_LINGERS) != 0
                         && watch->mode == PL_MODE_EDGE))

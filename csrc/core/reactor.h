@@ -43,6 +43,7 @@ struct reactor {
     uint32_t n_waiters;    /* waiters set in all watches, the wake-up's not
                             * counted */
     uint32_t n_persistent; /* those of them that stay when they fire */
+    bool has_unproven;     /* a watch may be unproven */
     struct poller_event events[PL_EVENTS_PER_WAIT];
 };
 
@@ -86,6 +87,12 @@ void reactor_watch_set(struct reactor *reactor, struct watch *watch, int side,
 /* For a persistent waiter that DRAINS, after it was called: if it has not said
  * so it is called again, as long as there is something to read. */
 void reactor_read_again(struct reactor *reactor, struct watch *watch);
+/* Has the next flush ask the poller anew for what was watched by edges and has
+ * had one since the last call.  Edges that mean less than is believed of them
+ * make a reader wait until then, not for ever: urgent data that its owner took
+ * with MSG_OOB, before the poller told of them, end a read early all the
+ * same, and nothing tells that they do. */
+void reactor_prove_edges(struct reactor *reactor);
 /* Goes back to level triggering, for as long as the watch has this owner. */
 void reactor_drop_edges(struct reactor *reactor, struct watch *watch);
 /* Takes the waiter off; returns it (NULL if there was none). */

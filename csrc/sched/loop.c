@@ -83,7 +83,7 @@ wait_for_events(LoopObject *loop)
     struct reactor *reactor = loop->reactor;
     loop_leave_task(loop);
     bool idle = ring_length(&loop->ready.ring) == 0 && !loop->stopping;
-    int64_t patience_ns = idle ? loop_watch_patience_ns(loop) : 0;
+    int64_t patience_ns = loop_watch_patience_ns(loop);
     /* A selector is to show who waits, not who waited.  call-out: releases
      * sockets, wakes refused waiters */
     reactor_flush(reactor, idle || reactor->ops->calls_out, loop_watch_refused,

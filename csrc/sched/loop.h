@@ -32,9 +32,10 @@
  * Tokio uses 61, and 64 keeps the cost under 5 %. */
 #define PL_STEPS_PER_POLL 64
 
-/* How often a loop that is about to sleep looks for sockets that were closed
- * while somebody waits for them: a pass over all of them, so that it costs a
- * loop with ten thousand busy connections less than a thousandth. */
+/* How often a loop looks for sockets that were closed while somebody waits for
+ * them, or whose edges may have told too little: a pass over all of them, so
+ * that it costs a loop with ten thousand busy connections less than a
+ * thousandth. */
 #define PL_LOOK_FOR_CLOSED_NS PL_NS_PER_SEC
 
 /* What asyncio keeps as our current task (current_task.c). */
@@ -317,10 +318,12 @@ bool loop_watch_is_clear(LoopObject *loop, int fd, PyObject *owner, int side);
 /* Forgets the descriptor at once because it is about to be closed: its
  * one-shot waiters are fired with `error`, its persistent ones dropped. */
 void loop_forget_fd(LoopObject *loop, int fd, int error);
-/* Before the loop sleeps: how long at most.  A poller says nothing of a socket
- * that is closed while it is waited for.  From time to time this looks for
- * such, and wakes with EBADF whoever waits for them; if it is too early for
- * that it limits the sleep, so that it is asked again. */
+/* Before each look at the poller: how long it may sleep.  A poller says
+ * nothing of a socket that is closed while it is waited for.  From time to
+ * time this looks for such, and wakes with EBADF whoever waits for them, and
+ * has the poller asked anew what was watched by edges (reactor_prove_edges);
+ * if it is too early for that it limits the sleep, so that it is asked
+ * again. */
 int64_t loop_watch_patience_ns(LoopObject *loop);
 /* Where the loop drives a selector of the user's: tells it who waits now.  It
  * shows that to whoever looks, and an interest that is dropped must be out of

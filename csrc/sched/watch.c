@@ -357,9 +357,10 @@ end_hopeless(struct watch *watch, void *arg)
 int64_t
 loop_watch_patience_ns(LoopObject *loop)
 {
-    const struct reactor *reactor = loop->reactor;
+    struct reactor *reactor = loop->reactor;
     if (!loop->watches.may_be_closed || loop->selector != NULL
-        || reactor->n_waiters == reactor->n_persistent)
+        || (reactor->n_waiters == reactor->n_persistent
+            && !reactor->has_unproven))
     {
         return PL_FOREVER;
     }
@@ -369,6 +370,7 @@ loop_watch_patience_ns(LoopObject *loop)
     }
     loop->watches.look_at_ns = now_ns + PL_LOOK_FOR_CLOSED_NS;
     loop->watches.may_be_closed = false;
+    reactor_prove_edges(reactor);
     (void)fdtable_foreach(&loop->reactor->fds, end_hopeless, loop);
     return PL_FOREVER;
 }
