@@ -74,6 +74,8 @@ def refused(server: Server) -> bool:
         socket.create_connection(server.address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # it closed the listener with this connection still in its queue
     return False
 
 
