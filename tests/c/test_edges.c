@@ -142,6 +142,17 @@ leave(struct watch *watch, int pair[2])
     close_pair(pair);
 }
 
+/* Somebody who drains waits for a new connection. */
+static struct watch *
+begin(int pair[2])
+{
+    connect_pair(pair);
+    struct watch *watch = claim(pair[0], &owner);
+    set(watch, PL_WAIT_DRAINS);
+    CHECK_EQ(look(), 0);
+    return watch;
+}
+
 /* --- the poller --- */
 
 static int
@@ -217,10 +228,7 @@ static void
 test_drained_reads_are_watched_by_edges(void)
 {
     int pair[2];
-    connect_pair(pair);
-    struct watch *watch = claim(pair[0], &owner);
-    set(watch, PL_WAIT_DRAINS);
-    CHECK_EQ(look(), 0);
+    struct watch *watch = begin(pair);
     CHECK_EQ(last_wanted, inner->reports_edges ? EDGE : PL_READ);
     n_updates = 0;
     for (int i = 0; i < 100; i++) {
@@ -240,10 +248,7 @@ static void
 test_what_is_left_is_reported_again(void)
 {
     int pair[2];
-    connect_pair(pair);
-    struct watch *watch = claim(pair[0], &owner);
-    set(watch, PL_WAIT_DRAINS);
-    CHECK_EQ(look(), 0);
+    struct watch *watch = begin(pair);
     send_bytes(pair[1], 10);
     CHECK_EQ(look(), 1);
     clear(watch);
@@ -303,10 +308,7 @@ static void
 test_events_that_are_put_back_come_again(void)
 {
     int pair[2];
-    connect_pair(pair);
-    struct watch *watch = claim(pair[0], &owner);
-    set(watch, PL_WAIT_DRAINS);
-    CHECK_EQ(look(), 0);
+    struct watch *watch = begin(pair);
     send_bytes(pair[1], 1);
     int n = look();
     CHECK_EQ(n, 1);
@@ -319,10 +321,7 @@ static void
 test_who_promises_nothing_is_watched_by_level(void)
 {
     int pair[2];
-    connect_pair(pair);
-    struct watch *watch = claim(pair[0], &owner);
-    set(watch, PL_WAIT_DRAINS);
-    CHECK_EQ(look(), 0);
+    struct watch *watch = begin(pair);
     send_bytes(pair[1], 1);
     CHECK_EQ(look(), 1);
     clear(watch);
