@@ -96,7 +96,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     PL_STATE_TYPES(X)
     PL_STATE_OBJECTS(X)
 #undef X
-    return op_traverse_free(state, visit, arg);
+    return 0;
 }
 
 static int

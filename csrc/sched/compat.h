@@ -84,10 +84,8 @@ hash_pointer(const void *pointer)
 #define PL_THREAD_LOCAL _Thread_local
 #endif
 
-/* Free lists hide use-after-free from AddressSanitizer: off there.  And where
- * the interpreter keeps a list of all objects, what is being freed is on it no
- * more. */
-#if defined(__SANITIZE_ADDRESS__) || defined(Py_TRACE_REFS)
+/* Free lists hide use-after-free from AddressSanitizer: off there. */
+#if defined(__SANITIZE_ADDRESS__)
 #define PL_FREELISTS 0
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)

@@ -18,8 +18,10 @@ op_new(struct module_state *state, const struct op_kind *kind)
 {
     OpObject *op = state->op_free;
     if (PL_LIKELY(op != NULL)) {
-        state->op_free = op->u.next_free;
+        state->op_free = (OpObject *)(void *)op->object;
         state->n_op_free--;
+        op->object = NULL;
+        object_revive((PyObject *)op, state->OpType);
     }
     else {
         op = PyObject_GC_New(OpObject, state->OpType);
@@ -33,7 +35,6 @@ op_new(struct module_state *state, const struct op_kind *kind)
         op->waiter = NULL;
         op->error = NULL;
         op->value = NULL;
-        PyObject_GC_Track((PyObject *)op);
     }
     op->kind = kind;
     op->status = OP_NEW;
@@ -45,6 +46,9 @@ op_new(struct module_state *state, const struct op_kind *kind)
     op->finalized = 0;
     op->fd = -1;
     memset(&op->u.io, 0, sizeof(op->u.io));
+    if (!kind->untracked) {
+        PyObject_GC_Track((PyObject *)op);
+    }
     return op;
 }
 
@@ -149,60 +153,51 @@ state_of_type(PyTypeObject *type, LoopObject *loop)
                : (struct module_state *)PyType_GetModuleState(type);
 }
 
-/* Keeps an op that holds nothing any more, but for the loop, and that nobody
- * can know of: the last reference becomes the free list's.  The collector goes
- * on to see it, with its type, so that neither has to be told again.  One that
- * the collector is about to clear is not taken: it has been finalized. */
 static inline bool
-recycle(OpObject *op, PyTypeObject *type)
+recycle(OpObject *op, PyTypeObject *type, LoopObject *loop)
 {
-    if (!PL_FREELISTS || op->status != OP_DONE || op->finalized
-        || op->weakrefs != NULL || op->error != NULL || op->waiter != NULL)
+    struct module_state *state = state_of_type(type, loop);
+    if (!PL_FREELISTS || state == NULL || state->n_op_free >= PL_MAX_FREE_OPS)
     {
         return false;
     }
-    struct module_state *state = state_of_type(type, op->loop);
-    if (PL_UNLIKELY(state == NULL || state->n_op_free >= PL_MAX_FREE_OPS)) {
-        return false;
-    }
-    Py_INCREF(op);
-    op->u.next_free = state->op_free;
+    op->object = (PyObject *)(void *)state->op_free;
     state->op_free = op;
     state->n_op_free++;
     return true;
-}
-
-PL_NOINLINE static void
-free_op(OpObject *op, PyTypeObject *type)
-{
-    if (was_never_awaited(op)
-        && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0)
-    {
-        return;
-    }
-    PyObject_GC_UnTrack(op);
-    if (op->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)op);
-    }
-    op_give_up(op);
-    Py_CLEAR(op->waiter);
-    LoopObject *loop = op->loop;
-    PyObject_GC_Del(op);
-    Py_XDECREF(loop); /* call-out: last, it may free everything */
-    Py_DECREF(type);
 }
 
 static void
 Op_tp_dealloc(OpObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
-    if (PL_UNLIKELY(!recycle(op, type))) {
-        free_op(op, type);
+    if (op->kind->untracked && op->status == OP_DONE && op->weakrefs == NULL
+        && recycle(op, type, NULL))
+    {
+        Py_DECREF(type);
         return;
     }
+    bool reuse = !was_never_awaited(op);
+    if (!reuse && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
+        return;
+    }
+    /* The collector's mark "finalized" would outlive a recycling. */
+    reuse = reuse && !op->finalized;
+    PyObject_GC_UnTrack(op);
+    if (op->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)op);
+    }
+    if (PL_UNLIKELY(op->status != OP_DONE || op->error != NULL)) {
+        op_give_up(op);
+    }
+    Py_CLEAR(op->waiter);
     LoopObject *loop = op->loop;
     op->loop = NULL;
+    if (!reuse || !recycle(op, type, loop)) {
+        PyObject_GC_Del(op);
+    }
     Py_XDECREF(loop); /* call-out: last, it may free everything */
+    Py_DECREF(type);
 }
 
 static int
@@ -214,9 +209,7 @@ Op_tp_traverse(OpObject *op, visitproc visit, void *arg)
     Py_VISIT(op->error);
     Py_VISIT(op->object);
     Py_VISIT(op->value);
-    return op->status != OP_DONE && op->kind->traverse != NULL
-               ? op->kind->traverse(op, visit, arg)
-               : 0;
+    return op->kind->traverse != NULL ? op->kind->traverse(op, visit, arg) : 0;
 }
 
 static int
@@ -254,7 +247,7 @@ op_begin(OpObject *op)
                          op->kind->name);
             return -1;
         }
-        if (op->kind->only_yields) {
+        if (op->kind->untracked) {
             return 1;
         }
         op->loop = (LoopObject *)Py_NewRef(loop);
@@ -325,7 +318,7 @@ Op_am_send(PyObject *self, PyObject *Py_UNUSED(value), PyObject **result)
     return op_send((OpObject *)self, result);
 }
 
-/* An op that only yields does so once; it is what the cost of a switch depends
+/* An untracked op only yields once; it is what the cost of a switch depends
  * on. */
 static PyObject *
 pause_iternext(OpObject *op)
@@ -360,7 +353,7 @@ Op_tp_iternext(PyObject *self)
 {
     PyObject *result;
     OpObject *op = (OpObject *)self;
-    if (op->kind->only_yields) {
+    if (op->kind->untracked) {
         return pause_iternext(op);
     }
     switch (op_send(op, &result)) {
@@ -755,22 +748,13 @@ op_init(PyObject *module, struct module_state *state)
     return state_add_type(module, &state->OpType, &Op_spec, "Operation");
 }
 
-int
-op_traverse_free(struct module_state *state, visitproc visit, void *arg)
-{
-    for (OpObject *op = state->op_free; op != NULL; op = op->u.next_free) {
-        Py_VISIT(op);
-    }
-    return 0;
-}
-
 void
 op_free_all(struct module_state *state)
 {
-    state->n_op_free = PL_MAX_FREE_OPS; /* what ends later is freed */
     while (state->op_free != NULL) {
         OpObject *op = state->op_free;
-        state->op_free = op->u.next_free;
-        Py_DECREF(op);
+        state->op_free = (OpObject *)(void *)op->object;
+        PyObject_GC_Del(op);
     }
+    state->n_op_free = 0;
 }

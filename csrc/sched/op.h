@@ -61,8 +61,8 @@ struct op_kind {
     bool unmetered;
     /* Waits to read, and keeps PL_HINT_DRAINED of its watch. */
     bool drains;
-    /* Does nothing but yield once, and holds no reference. */
-    bool only_yields;
+    /* Holds no reference, so that the collector need not know it. */
+    bool untracked;
 };
 
 struct OpObject {
@@ -97,7 +97,6 @@ struct OpObject {
             struct list link;
             bool notified;
         } queue;
-        struct OpObject *next_free; /* in the free list */
     } u;
 };
 
@@ -137,8 +136,7 @@ extern const struct op_kind op_kind_wait_writable;
 /* An op that waits for a file object: `side` of what sockfd_of_fileobj makes
  * of it.  New reference, or NULL. */
 OpObject *op_new_wait(struct module_state *state, PyObject *fileobj, int side);
-/* The recycled ops: visits them; frees them, when the module goes. */
-int op_traverse_free(struct module_state *state, visitproc visit, void *arg);
+/* Frees the recycled ops, when the module goes. */
 void op_free_all(struct module_state *state);
 
 /* "recv on <socket ...>": what a task waits for.  New reference. */

@@ -19,7 +19,7 @@ static const struct op_kind op_kind_pause = {
     .name = "pause",
     .attempt = pause_attempt,
     .unmetered = true,
-    .only_yields = true,
+    .untracked = true,
 };
 
 PyDoc_STRVAR(pause_doc,

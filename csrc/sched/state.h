@@ -144,7 +144,7 @@ struct module_state {
     PyObject *kwnames_msg;     /* ("msg",) */
     PyObject *kwnames_hooks;   /* ("firstiter", "finalizer") */
 
-    /* Recycled awaitables, owned, linked through u.next_free; bounded. */
+    /* Recycled awaitables, linked through OpObject.object; bounded. */
     struct OpObject *op_free;
     int n_op_free;
     /* Recycled Handles, linked through HandleObject.callback; bounded. */
